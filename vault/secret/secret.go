@@ -1,0 +1,206 @@
+// Package secret holds bytes that must not be seen.
+//
+// A secret lives in pages that an injected [Allocator] provides (locked and not dumpable in the daemons, plain heap in
+// tests), behind a closure, so that no formatting verb, log handler, encoder or stack trace can reach it. It is lent
+// through Use, compared in constant time, and wiped by Destroy. Copying the Go value copies the reference, not the bytes.
+//
+// Only vault/wire and vault/unlock write secret bytes out, through functions named for it.
+// What Go cannot promise about memory is written in docs/threat-model.md.
+package secret
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// Allocator provides the pages of secrets.
+type Allocator interface {
+	// Alloc returns n zeroed bytes and a function that wipes and releases them. It is called once.
+	Alloc(n int) (b []byte, free func(), err error)
+}
+
+// Heap allocates on the ordinary Go heap. For tests and command-line tools without long-lived secrets.
+type Heap struct{}
+
+// Alloc implements [Allocator].
+func (Heap) Alloc(n int) ([]byte, func(), error) {
+	b := make([]byte, n)
+	return b, func() { clear(b) }, nil
+}
+
+// Errors of this package.
+var (
+	ErrEmpty  = errors.New("secret: empty or destroyed")
+	ErrEncode = errors.New("secret: refused to encode")
+	ErrLength = errors.New("secret: wrong length")
+)
+
+// Kind tells kinds of secrets apart at compile time.
+type Kind interface{ kind() string }
+
+type (
+	rackSecret struct{}
+	share      struct{}
+	prk        struct{}
+	diskKey    struct{}
+	sealKey    struct{}
+	seed       struct{}
+	authValue  struct{}
+	plaintext  struct{}
+)
+
+func (rackSecret) kind() string { return "rack secret" }
+func (share) kind() string      { return "share" }
+func (prk) kind() string        { return "pseudo-random key" }
+func (diskKey) kind() string    { return "disk key" }
+func (sealKey) kind() string    { return "sealing key" }
+func (seed) kind() string       { return "seed" }
+func (authValue) kind() string  { return "auth value" }
+func (plaintext) kind() string  { return "plaintext" }
+
+// The kinds of secrets in sledvault.
+type (
+	RackSecret = Bytes[rackSecret] // 32 bytes: one per epoch
+	Share      = Bytes[share]      // the y coordinates of one key share
+	PRK        = Bytes[prk]        // 32 bytes: HKDF pseudo-random key of one epoch
+	DiskKey    = Bytes[diskKey]    // 32 bytes: key of one disk at one epoch
+	SealKey    = Bytes[sealKey]    // 32 bytes: encrypts the ledger
+	Seed       = Bytes[seed]       // 32 bytes: source of the keys that authorise policies and counters
+	AuthValue  = Bytes[authValue]  // auth value of a TPM object
+	Plaintext  = Bytes[plaintext]  // a decrypted ledger or key stream on its way
+)
+
+// Bytes is a secret of kind K. Values cannot be compared with ==, printed or encoded. The zero value is empty.
+type Bytes[K Kind] struct {
+	cell func() *cell
+	_    [0]func() // no ==
+}
+
+type cell struct {
+	b    []byte
+	free func()
+}
+
+// New makes a secret of n bytes, filled in place. If fill fails, nothing remains.
+func New[K Kind](a Allocator, n int, fill func([]byte) error) (Bytes[K], error) {
+	b, free, err := a.Alloc(n)
+	if err != nil {
+		return Bytes[K]{}, fmt.Errorf("secret: allocate %d bytes: %w", n, err)
+	}
+	c := &cell{b, free}
+	if err := fill(b); err != nil {
+		c.free()
+		return Bytes[K]{}, err
+	}
+	return Bytes[K]{cell: func() *cell { return c }}, nil
+}
+
+// Random makes a secret of n bytes read from r.
+func Random[K Kind](a Allocator, r io.Reader, n int) (Bytes[K], error) {
+	return New[K](a, n, func(b []byte) error {
+		_, err := io.ReadFull(r, b)
+		return err
+	})
+}
+
+// Take moves bytes into a secret and wipes the source.
+func Take[K Kind](a Allocator, src []byte) (Bytes[K], error) {
+	defer clear(src)
+	return New[K](a, len(src), func(b []byte) error { copy(b, src); return nil })
+}
+
+// Convert moves a secret to another kind; the source is destroyed.
+func Convert[To, From Kind](a Allocator, s Bytes[From]) (out Bytes[To], err error) {
+	defer s.Destroy()
+	err = s.Use(func(src []byte) error {
+		out, err = New[To](a, len(src), func(b []byte) error { copy(b, src); return nil })
+		return err
+	})
+	return out, err
+}
+
+func (s Bytes[K]) live() *cell {
+	if s.cell == nil {
+		return nil
+	}
+	if c := s.cell(); c.b != nil {
+		return c
+	}
+	return nil
+}
+
+// Use lends the bytes to f, which must not keep or change them. An empty or destroyed secret refuses with [ErrEmpty].
+func (s Bytes[K]) Use(f func([]byte) error) error {
+	c := s.live()
+	if c == nil {
+		return ErrEmpty
+	}
+	return f(c.b)
+}
+
+// Len is the number of bytes, 0 if empty.
+func (s Bytes[K]) Len() int {
+	if c := s.live(); c != nil {
+		return len(c.b)
+	}
+	return 0
+}
+
+// IsEmpty reports whether there is nothing to use.
+func (s Bytes[K]) IsEmpty() bool { return s.live() == nil }
+
+// Clone copies the secret into new pages.
+func (s Bytes[K]) Clone(a Allocator) (Bytes[K], error) {
+	c := s.live()
+	if c == nil {
+		return Bytes[K]{}, ErrEmpty
+	}
+	return New[K](a, len(c.b), func(b []byte) error { copy(b, c.b); return nil })
+}
+
+// Equal compares in time that depends on the lengths only. Empty secrets equal nothing.
+func (s Bytes[K]) Equal(o Bytes[K]) bool {
+	a, b := s.live(), o.live()
+	return a != nil && b != nil && subtle.ConstantTimeCompare(a.b, b.b) == 1
+}
+
+// Destroy wipes the bytes and releases the pages. All copies of the value become empty. It may be called again.
+func (s Bytes[K]) Destroy() {
+	c := s.live()
+	if c == nil {
+		return
+	}
+	clear(c.b)
+	free := c.free
+	c.b, c.free = nil, nil
+	free()
+}
+
+func (s Bytes[K]) redacted() string {
+	var k K
+	return "(" + k.kind() + ")"
+}
+
+// Format prints the kind, never the bytes, for every verb.
+func (s Bytes[K]) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.redacted()) }
+
+// LogValue gives log handlers the kind only.
+func (s Bytes[K]) LogValue() slog.Value { return slog.StringValue(s.redacted()) }
+
+// MarshalText refuses.
+func (s Bytes[K]) MarshalText() ([]byte, error) { return nil, ErrEncode }
+
+// MarshalJSON refuses.
+func (s Bytes[K]) MarshalJSON() ([]byte, error) { return nil, ErrEncode }
+
+// MarshalBinary refuses.
+func (s Bytes[K]) MarshalBinary() ([]byte, error) { return nil, ErrEncode }
+
+// MarshalCBOR refuses.
+func (s Bytes[K]) MarshalCBOR() ([]byte, error) { return nil, ErrEncode }
+
+// GobEncode refuses.
+func (s Bytes[K]) GobEncode() ([]byte, error) { return nil, ErrEncode }
