@@ -41,36 +41,37 @@ var (
 // Kind tells kinds of secrets apart at compile time.
 type Kind interface{ kind() string }
 
+// The kinds, as type arguments for [New] and its siblings.
 type (
-	rackSecret struct{}
-	share      struct{}
-	prk        struct{}
-	diskKey    struct{}
-	sealKey    struct{}
-	seed       struct{}
-	authValue  struct{}
-	plaintext  struct{}
+	RackSecretKind struct{}
+	ShareKind      struct{}
+	PRKKind        struct{}
+	DiskKeyKind    struct{}
+	SealKeyKind    struct{}
+	SeedKind       struct{}
+	AuthValueKind  struct{}
+	PlaintextKind  struct{}
 )
 
-func (rackSecret) kind() string { return "rack secret" }
-func (share) kind() string      { return "share" }
-func (prk) kind() string        { return "pseudo-random key" }
-func (diskKey) kind() string    { return "disk key" }
-func (sealKey) kind() string    { return "sealing key" }
-func (seed) kind() string       { return "seed" }
-func (authValue) kind() string  { return "auth value" }
-func (plaintext) kind() string  { return "plaintext" }
+func (RackSecretKind) kind() string { return "rack secret" }
+func (ShareKind) kind() string      { return "share" }
+func (PRKKind) kind() string        { return "pseudo-random key" }
+func (DiskKeyKind) kind() string    { return "disk key" }
+func (SealKeyKind) kind() string    { return "sealing key" }
+func (SeedKind) kind() string       { return "seed" }
+func (AuthValueKind) kind() string  { return "auth value" }
+func (PlaintextKind) kind() string  { return "plaintext" }
 
 // The kinds of secrets in sledvault.
 type (
-	RackSecret = Bytes[rackSecret] // 32 bytes: one per epoch
-	Share      = Bytes[share]      // the y coordinates of one key share
-	PRK        = Bytes[prk]        // 32 bytes: HKDF pseudo-random key of one epoch
-	DiskKey    = Bytes[diskKey]    // 32 bytes: key of one disk at one epoch
-	SealKey    = Bytes[sealKey]    // 32 bytes: encrypts the ledger
-	Seed       = Bytes[seed]       // 32 bytes: source of the keys that authorise policies and counters
-	AuthValue  = Bytes[authValue]  // auth value of a TPM object
-	Plaintext  = Bytes[plaintext]  // a decrypted ledger or key stream on its way
+	RackSecret = Bytes[RackSecretKind] // 32 bytes: one per epoch
+	Share      = Bytes[ShareKind]      // the y coordinates of one key share
+	PRK        = Bytes[PRKKind]        // 32 bytes: HKDF pseudo-random key of one epoch
+	DiskKey    = Bytes[DiskKeyKind]    // 32 bytes: key of one disk at one epoch
+	SealKey    = Bytes[SealKeyKind]    // 32 bytes: encrypts the ledger
+	Seed       = Bytes[SeedKind]       // 32 bytes: source of the keys that authorise policies and counters
+	AuthValue  = Bytes[AuthValueKind]  // auth value of a TPM object
+	Plaintext  = Bytes[PlaintextKind]  // a decrypted ledger or key stream on its way
 )
 
 // Bytes is a secret of kind K. Values cannot be compared with ==, printed or encoded. The zero value is empty.
