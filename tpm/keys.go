@@ -1,0 +1,179 @@
+package tpm
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/sledvault/sledvault/vault/reason"
+)
+
+// Key is a key loaded in the TPM. The handle is good until the end of Do.
+type Key struct {
+	Handle tpm2.TPMHandle
+	Name   tpm2.TPM2BName // computed here from the public part, never taken from the TPM
+	Public tpm2.TPMTPublic
+}
+
+// Marshal returns the public part as a TPMT_PUBLIC.
+func (k Key) Marshal() []byte { return tpm2.Marshal(k.Public) }
+
+// named is the key as a handle that needs no authorisation.
+func (k Key) named() tpm2.NamedHandle { return tpm2.NamedHandle{Handle: k.Handle, Name: k.Name} }
+
+func (k Key) with(auth tpm2.Session) tpm2.AuthHandle {
+	return tpm2.AuthHandle{Handle: k.Handle, Name: k.Name, Auth: auth}
+}
+
+type keyKind int
+
+const (
+	srkKind keyKind = iota
+	ekKind
+	akKind
+	keyKinds
+)
+
+// SRK makes the storage root key: ECC P-256, TCG template, owner hierarchy. A persistent copy is used if it has the pinned
+// Name. Pinned is the Name from the enrolment record; nil means first contact: whatever answers is believed, and the
+// caller must pin it. Another Name refuses with [ErrPinned].
+func (s *Session) SRK(pinned []byte) (Key, error) {
+	return s.key(srkKind, "SRK", pinned, tpm2.TPMRHOwner, tpm2.ECCSRKTemplate, 0x81000001, 0x81000002)
+}
+
+// EK makes the endorsement key: ECC P-256, TCG template L-2. Pinned as for [Session.SRK].
+func (s *Session) EK(pinned []byte) (Key, error) {
+	return s.key(ekKind, "EK", pinned, tpm2.TPMRHEndorsement, tpm2.ECCEKTemplate, 0x81010002)
+}
+
+// AK makes the attestation key: ECDSA P-256 with SHA-256, restricted, a primary of the endorsement hierarchy, because for
+// keys of the owner hierarchy a TPM scrambles reset counters and firmware version. Pinned as for [Session.SRK].
+func (s *Session) AK(pinned []byte) (Key, error) {
+	return s.key(akKind, "AK", pinned, tpm2.TPMRHEndorsement, AKTemplate())
+}
+
+// AKTemplate is the template of the attestation key.
+func AKTemplate() tpm2.TPMTPublic {
+	return ecdsaTemplate(tpm2.TPMAObject{
+		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, Restricted: true, SignEncrypt: true,
+	}, make([]byte, 32), make([]byte, 32))
+}
+
+func ecdsaTemplate(attrs tpm2.TPMAObject, x, y []byte) tpm2.TPMTPublic {
+	return tpm2.TPMTPublic{
+		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: attrs,
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+			Scheme: tpm2.TPMTECCScheme{
+				Scheme:  tpm2.TPMAlgECDSA,
+				Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256}),
+			},
+			CurveID: tpm2.TPMECCNistP256,
+		}),
+		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
+			X: tpm2.TPM2BECCParameter{Buffer: x}, Y: tpm2.TPM2BECCParameter{Buffer: y},
+		}),
+	}
+}
+
+func (s *Session) key(kind keyKind, what string, pinned []byte, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, persistent ...tpm2.TPMHandle) (Key, error) {
+	if k := s.keys[kind]; k.Handle != 0 {
+		return k, k.check(what, pinned)
+	}
+	if pinned != nil {
+		for _, h := range persistent {
+			if k, ok := s.persistent(h, pinned); ok {
+				s.keys[kind] = k
+				return k, nil
+			}
+		}
+	}
+	k, err := s.primary(what, hierarchy, template)
+	if err != nil {
+		return Key{}, err
+	}
+	if err := k.check(what, pinned); err != nil {
+		_ = s.Flush(k.Handle) // the refusal is what counts
+		return Key{}, err
+	}
+	s.keys[kind] = k
+	return k, nil
+}
+
+// check compares the Name with the pinned one.
+func (k Key) check(what string, pinned []byte) error {
+	if pinned == nil || bytes.Equal(pinned, k.Name.Buffer) {
+		return nil
+	}
+	return reason.New(CodePinned, hintPinned, "tpm: %s: have name %x, want %x", what, k.Name.Buffer, clip(pinned))
+}
+
+func clip(b []byte) []byte { return b[:min(len(b), 66)] }
+
+// persistent looks for the pinned key at a persistent handle. That the handle's public part has the pinned Name is
+// enough: a session salted to it works only if the TPM holds the private part.
+func (s *Session) persistent(h tpm2.TPMHandle, pinned []byte) (Key, bool) {
+	if !slices.Contains(s.t.handles, h) {
+		return Key{}, false
+	}
+	rsp, err := run(s, "read public", tpm2.ReadPublic{ObjectHandle: h})
+	if err != nil {
+		return Key{}, false
+	}
+	k, err := newKey(h, &rsp.OutPublic)
+	return k, err == nil && bytes.Equal(k.Name.Buffer, pinned)
+}
+
+// primary makes a primary key from a template.
+func (s *Session) primary(what string, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (Key, error) {
+	rsp, err := run(s, "create "+what, tpm2.CreatePrimary{PrimaryHandle: hierarchy, InPublic: tpm2.New2B(template)})
+	if err != nil {
+		return Key{}, err
+	}
+	k, err := newKey(rsp.ObjectHandle, &rsp.OutPublic)
+	if err == nil {
+		err = sameTemplate(k.Public, template)
+	}
+	if err != nil {
+		_ = s.Flush(rsp.ObjectHandle) // the refusal is what counts
+		return Key{}, fail("create "+what, err)
+	}
+	return k, nil
+}
+
+func newKey(h tpm2.TPMHandle, public *tpm2.TPM2BPublic) (Key, error) {
+	pub, err := public.Contents()
+	if err != nil {
+		return Key{}, err
+	}
+	name, err := tpm2.ObjectName(pub)
+	if err != nil {
+		return Key{}, err
+	}
+	return Key{Handle: h, Name: *name, Public: *pub}, nil
+}
+
+// sameTemplate refuses a key that differs from its template in more than the public point.
+func sameTemplate(have, want tpm2.TPMTPublic) error {
+	have.Unique = want.Unique
+	if !bytes.Equal(tpm2.Marshal(have), tpm2.Marshal(want)) {
+		return reason.New(CodeAnswer, hintAnswer, "tpm: key does not follow its template")
+	}
+	return nil
+}
+
+// KeyName computes the Name of a TPMT_PUBLIC: 2 bytes of hash algorithm, then the digest.
+func KeyName(public []byte) ([]byte, error) {
+	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
+	if err != nil {
+		return nil, reason.Wrap(err, CodeUsage, "", "tpm: public area")
+	}
+	if !bytes.Equal(tpm2.Marshal(*pub), public) {
+		return nil, usage("public area is not in canonical form")
+	}
+	name, err := tpm2.ObjectName(pub)
+	if err != nil {
+		return nil, reason.Wrap(err, CodeUsage, "", "tpm: public area")
+	}
+	return name.Buffer, nil
+}
