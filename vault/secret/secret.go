@@ -2,7 +2,8 @@
 //
 // A secret lives in pages that an injected [Allocator] provides (locked and not dumpable in the daemons, plain heap in
 // tests), behind a closure, so that no formatting verb, log handler, encoder or stack trace can reach it. It is lent
-// through Use, compared in constant time, and wiped by Destroy. Copying the Go value copies the reference, not the bytes.
+// through Use, compared in constant time, and wiped by Destroy; one that was forgotten is wiped when the collector finds
+// it. Copying the Go value copies the reference, not the bytes.
 //
 // Only vault/wire and vault/unlock write secret bytes out, through functions named for it.
 // What Go cannot promise about memory is written in docs/threat-model.md.
@@ -75,27 +76,31 @@ type (
 )
 
 // Bytes is a secret of kind K. Values cannot be compared with ==, printed or encoded. The zero value is empty.
+// It is safe for concurrent use, Destroy included.
 type Bytes[K Kind] struct {
-	cell func() *cell
-	_    [0]func() // no ==
-}
-
-type cell struct {
-	b    []byte
-	free func()
+	cell func() *cell // a closure: printers see an address, and == does not compile
 }
 
 // New makes a secret of n bytes, filled in place. If fill fails, nothing remains.
 func New[K Kind](a Allocator, n int, fill func([]byte) error) (Bytes[K], error) {
+	if n < 0 {
+		return Bytes[K]{}, fmt.Errorf("%w: have %d, want at least 0", ErrLength, n)
+	}
 	b, free, err := a.Alloc(n)
 	if err != nil {
 		return Bytes[K]{}, fmt.Errorf("secret: allocate %d bytes: %w", n, err)
 	}
-	c := &cell{b, free}
+	c := newCell(b, free)
+	filled := false
+	defer func() {
+		if !filled { // an error or a panic
+			c.destroy()
+		}
+	}()
 	if err := fill(b); err != nil {
-		c.free()
 		return Bytes[K]{}, err
 	}
+	filled = true
 	return Bytes[K]{cell: func() *cell { return c }}, nil
 }
 
@@ -123,11 +128,12 @@ func Convert[To, From Kind](a Allocator, s Bytes[From]) (out Bytes[To], err erro
 	return out, err
 }
 
-func (s Bytes[K]) live() *cell {
+// acquire returns the cell for use, or nil if there is nothing to use. Whoever gets it must release it.
+func (s Bytes[K]) acquire() *cell {
 	if s.cell == nil {
 		return nil
 	}
-	if c := s.cell(); c.b != nil {
+	if c := s.cell(); c.acquire() {
 		return c
 	}
 	return nil
@@ -135,49 +141,52 @@ func (s Bytes[K]) live() *cell {
 
 // Use lends the bytes to f, which must not keep or change them. An empty or destroyed secret refuses with [ErrEmpty].
 func (s Bytes[K]) Use(f func([]byte) error) error {
-	c := s.live()
+	c := s.acquire()
 	if c == nil {
 		return ErrEmpty
 	}
+	defer c.release()
 	return f(c.b)
 }
 
 // Len is the number of bytes, 0 if empty.
 func (s Bytes[K]) Len() int {
-	if c := s.live(); c != nil {
-		return len(c.b)
+	if s.IsEmpty() {
+		return 0
 	}
-	return 0
+	return s.cell().n
 }
 
 // IsEmpty reports whether there is nothing to use.
-func (s Bytes[K]) IsEmpty() bool { return s.live() == nil }
+func (s Bytes[K]) IsEmpty() bool { return s.cell == nil || !s.cell().live() }
 
 // Clone copies the secret into new pages.
-func (s Bytes[K]) Clone(a Allocator) (Bytes[K], error) {
-	c := s.live()
-	if c == nil {
-		return Bytes[K]{}, ErrEmpty
-	}
-	return New[K](a, len(c.b), func(b []byte) error { copy(b, c.b); return nil })
+func (s Bytes[K]) Clone(a Allocator) (out Bytes[K], err error) {
+	err = s.Use(func(src []byte) error {
+		out, err = New[K](a, len(src), func(b []byte) error { copy(b, src); return nil })
+		return err
+	})
+	return out, err
 }
 
 // Equal compares in time that depends on the lengths only. Empty secrets equal nothing.
 func (s Bytes[K]) Equal(o Bytes[K]) bool {
-	a, b := s.live(), o.live()
+	a, b := s.acquire(), o.acquire()
+	if a != nil {
+		defer a.release()
+	}
+	if b != nil {
+		defer b.release()
+	}
 	return a != nil && b != nil && subtle.ConstantTimeCompare(a.b, b.b) == 1
 }
 
-// Destroy wipes the bytes and releases the pages. All copies of the value become empty. It may be called again.
+// Destroy makes all copies of the value empty, then wipes the bytes and releases the pages: at once, or when the last
+// Use that is still running returns. It may be called again.
 func (s Bytes[K]) Destroy() {
-	c := s.live()
-	if c == nil {
-		return
+	if s.cell != nil {
+		s.cell().destroy()
 	}
-	clear(c.b)
-	free := c.free
-	c.b, c.free = nil, nil
-	free()
 }
 
 func (s Bytes[K]) redacted() string {
