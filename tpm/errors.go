@@ -44,7 +44,7 @@ const (
 	hintPinned = "this is not the TPM that was enrolled, or something sits between it and the host: check the hardware, then re-enrol the sled"
 	hintAnswer = "the answer was altered on its way or the TPM is faulty: check the hardware before trusting this sled"
 	hintRC     = "error codes of a TPM are not authenticated: retry, then look at `sledvault tpm`"
-	hintHung   = "the TPM does not answer: power-cycle the sled; if it stays so, the TPM is faulty"
+	hintHung   = "the TPM does not answer: with a software TPM another program may hold its socket; otherwise power-cycle the sled, and if it stays so, the TPM is faulty"
 	hintBroken = "the next call connects again; with a software TPM, see whether swtpm is running"
 )
 

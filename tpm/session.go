@@ -69,10 +69,7 @@ func (s *Session) once(cmd []byte) ([]byte, error) {
 	}
 	rsp, err := s.t.bus.Send(cmd)
 	if err != nil {
-		s.t.dirty = s.t.raw
-		if code := reason.CodeOf(err); s.t.dial != nil && code != CodeTimeout {
-			_ = s.Close() // whatever is wrong with it, a new connection starts afresh
-		}
+		s.lose(err)
 		return nil, err
 	}
 	if len(rsp) < headerSize || len(rsp) > maxFrame || int(binary.BigEndian.Uint32(rsp[2:6])) != len(rsp) {
@@ -81,14 +78,17 @@ func (s *Session) once(cmd []byte) ([]byte, error) {
 	return rsp, nil
 }
 
-// Close drops the connection; the next Do opens a new one, where that is possible.
-func (s *Session) Close() error {
-	c, ok := s.t.bus.(transport.TPMCloser)
-	if !ok || s.t.dial == nil {
-		return nil
+// lose notes that the bus failed. A connection that can be opened anew is dropped, unless it only has to deliver a late
+// answer and nobody else could flush what lies behind it.
+func (s *Session) lose(err error) {
+	s.t.lost, s.t.dirty = true, s.t.raw
+	if s.t.dial == nil || (s.t.raw && reason.CodeOf(err) == CodeTimeout) {
+		return
+	}
+	if c, ok := s.t.bus.(transport.TPMCloser); ok {
+		_ = c.Close() // whatever is wrong with it, a new one starts afresh
 	}
 	s.t.bus = nil
-	return c.Close()
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -220,7 +220,7 @@ func (s *Session) begin() error {
 		return nil
 	}
 	if err := s.sweep(); err != nil {
-		if !errors.Is(err, tpm2.TPMRCInitialize) || s.t.dial == nil {
+		if !errors.Is(err, tpm2.TPMRCInitialize) || !s.t.opening {
 			return err
 		}
 		// A software TPM after a power cycle has no firmware that would start it.
@@ -232,25 +232,23 @@ func (s *Session) begin() error {
 	return nil
 }
 
-// end flushes everything that was loaded. After a failure more may be loaded than was seen, so a raw TPM is swept.
-func (s *Session) end(err error) {
-	s.ctx = context.WithoutCancel(s.ctx)
+// end flushes everything that was loaded. After a failure more may be loaded than was seen, so a raw TPM is swept. If the
+// bus has failed, flushing would only wait: the next turn does it.
+func (s *Session) end(clean bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), s.t.timeout/4)
+	defer cancel()
+	s.ctx = ctx
 	for _, h := range slices.Backward(slices.Clone(s.loaded)) {
-		if s.hung() {
+		if s.t.lost {
 			break
 		}
-		if ferr := s.Flush(h); ferr != nil {
-			s.t.dirty = s.t.raw
-		}
+		clean = s.Flush(h) == nil && clean
 	}
-	if err != nil && s.t.raw && !s.hung() {
+	if !clean && s.t.raw && !s.t.lost {
 		s.t.dirty = s.sweep() != nil
 	}
 	s.ended = true
 }
-
-// hung tells that flushing now would only wait: the next turn does it.
-func (s *Session) hung() bool { return s.t.bus == nil || s.t.dirty }
 
 // First handles of the ranges that TPM2_GetCapability lists.
 const (

@@ -37,6 +37,8 @@ type TPM struct {
 	raw     bool                                               // no resource manager: leftovers are ours to flush
 	timeout time.Duration
 	dirty   bool // something may have been left loaded
+	lost    bool // the bus failed in this turn
+	opening bool // a TPM that waits for TPM2_Startup may be given it
 	closed  atomic.Bool
 	props   Properties
 	handles []tpm2.TPMHandle // persistent objects at the time of opening: a hint
@@ -109,7 +111,8 @@ func (t *TPM) reopen(ctx context.Context) error {
 
 // start brings a freshly opened TPM to a known state and reads what it says about itself.
 func (t *TPM) start(ctx context.Context) error {
-	t.dirty = t.raw
+	t.dirty, t.opening = t.raw, t.dial != nil
+	defer func() { t.opening = false }()
 	return t.Do(ctx, func(s *Session) error {
 		p, err := s.properties()
 		if err != nil {
@@ -157,13 +160,15 @@ func (t *TPM) Do(ctx context.Context, f func(*Session) error) error {
 			return err
 		}
 	}
+	t.lost = false
 	s := &Session{t: t, ctx: ctx}
+	clean := false // also when f panics
+	defer func() { s.end(clean) }()
 	if err := s.begin(); err != nil {
-		s.end(err)
 		return err
 	}
 	err := f(s)
-	s.end(err)
+	clean = err == nil
 	return err
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/sledvault/sledvault/hwtest/sim/swtpm"
 	"github.com/sledvault/sledvault/internal/rig"
 	"github.com/sledvault/sledvault/tpm"
@@ -24,6 +26,7 @@ type TPM struct {
 	leaks   []string
 	onCmd   func([]byte) []byte
 	onRsp   func(cmd, rsp []byte) []byte
+	whole   Interceptor
 	sent    int
 }
 
@@ -57,32 +60,47 @@ func (t *TPM) Open() *tpm.TPM {
 	return opened
 }
 
+// Interceptor stands between host and TPM. It gets each command and a way to pass frames on, and makes the answer: it may
+// alter, drop, repeat, replay and invent.
+type Interceptor func(cmd []byte, pass func([]byte) ([]byte, error)) ([]byte, error)
+
 // Send runs one command through tap and interposer.
 func (t *TPM) Send(cmd []byte) ([]byte, error) {
 	t.mu.Lock()
-	onCmd, onRsp := t.onCmd, t.onRsp
-	t.sent++
+	onCmd, onRsp, whole := t.onCmd, t.onRsp, t.whole
 	t.mu.Unlock()
 	t.look("command", cmd)
+	if whole != nil {
+		return whole(bytes.Clone(cmd), t.pass)
+	}
 	passed := cmd
 	if onCmd != nil {
 		passed = onCmd(bytes.Clone(cmd))
 	}
-	rsp, err := t.pair.Send(passed)
+	rsp, err := t.pass(passed)
+	if err == nil && onRsp != nil {
+		rsp = onRsp(bytes.Clone(cmd), bytes.Clone(rsp))
+	}
+	return rsp, err
+}
+
+// pass is the bus at the TPM's end.
+func (t *TPM) pass(cmd []byte) ([]byte, error) {
+	t.mu.Lock()
+	t.sent++
+	t.mu.Unlock()
+	rsp, err := t.pair.Send(cmd)
 	if err != nil {
 		return nil, err
 	}
 	t.look("answer", rsp)
-	if onRsp != nil {
-		rsp = onRsp(bytes.Clone(cmd), bytes.Clone(rsp))
-	}
 	return rsp, nil
 }
 
 // SetDeadline bounds the commands that follow.
 func (t *TPM) SetDeadline(d time.Time) error { return t.pair.SetDeadline(d) }
 
-// Commands is how many commands have passed.
+// Commands is how many commands have reached the TPM.
 func (t *TPM) Commands() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -95,6 +113,13 @@ func (t *TPM) Interpose(cmd func([]byte) []byte, rsp func(cmd, rsp []byte) []byt
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.onCmd, t.onRsp = cmd, rsp
+}
+
+// Intercept puts an interceptor on the bus, in place of the functions of [TPM.Interpose]; nil removes it.
+func (t *TPM) Intercept(f Interceptor) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.whole = f
 }
 
 // PowerCycle cuts the power and starts the TPM up again.
@@ -119,4 +144,21 @@ func (t *TPM) Restart() {
 	if err := t.pair.Restart(); err != nil {
 		t.tb.Fatal(err)
 	}
+}
+
+// Loaded lists the transient objects and sessions in the TPM, past the package under test.
+func (t *TPM) Loaded() (handles []tpm2.TPMHandle) {
+	t.tb.Helper()
+	for _, first := range []uint32{0x80000000, 0x02000000, 0x03000000} {
+		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: 64}.Execute(t.pair)
+		if err != nil {
+			t.tb.Fatal(err)
+		}
+		list, err := rsp.CapabilityData.Data.Handles()
+		if err != nil {
+			t.tb.Fatal(err)
+		}
+		handles = append(handles, list.Handle...)
+	}
+	return handles
 }
