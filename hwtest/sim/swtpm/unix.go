@@ -162,3 +162,9 @@ func (d *Daemon) Kill() error {
 	}
 	return err
 }
+
+// Freeze stops the process in its tracks: it keeps its sockets and answers nothing.
+func (d *Daemon) Freeze() error { return d.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen process run on.
+func (d *Daemon) Thaw() error { return d.cmd.Process.Signal(syscall.SIGCONT) }
