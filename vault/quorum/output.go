@@ -81,7 +81,9 @@ type Envelope struct {
 	Message Message
 }
 
-// Reply answers a request. Exactly one of Err and the result fields of the request's kind is meaningful.
+// Reply answers a request that Step accepted; one that it refuses is answered by Step's error and has no Reply. Exactly
+// one of Err and the result fields of the request's kind is meaningful. A Reconfigure that was accepted, now or when the
+// same request came before, has neither.
 type Reply struct {
 	ID     RequestID
 	Err    error
@@ -131,6 +133,9 @@ type Effects struct {
 
 // ErrNotDurable is returned by Step while an earlier output has not been made durable.
 var ErrNotDurable = errors.New("quorum: earlier output is not durable yet")
+
+// ErrReleased is returned by Durable for an output whose effects are out already, and for the zero output.
+var ErrReleased = errors.New("quorum: output was released before")
 
 // Output is the result of one step. [Output.Durable] is the only way to its effects.
 type Output struct {

@@ -1,0 +1,167 @@
+package quorum
+
+import (
+	"slices"
+
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/reason"
+)
+
+// This file is the operator's authority (protocol.md §7): nothing else in the package verifies or passes on a signature.
+// A node made by NewWithoutAuthority takes every claim for proven.
+
+// proven is a valid configuration whose commit the operator has certified.
+type proven struct {
+	config      *Configuration
+	certificate *Certificate // nil only without authority
+}
+
+// proveCommit checks a certificate for a configuration that was validated before. Errors: [CodeCertificateMissing],
+// [CodeCertificateInvalid].
+func (n *Node) proveCommit(c *Configuration, cert *Certificate) (proven, error) {
+	if n.authority == nil {
+		return proven{config: c}, nil
+	}
+	if cert == nil {
+		return proven{}, reason.New(CodeCertificateMissing, hintGrant, "quorum: commit of epoch %d: no certificate", c.Epoch)
+	}
+	if cert.Epoch != c.Epoch || cert.RackID != c.RackID {
+		return proven{}, reason.New(CodeCertificateInvalid, hintGrant,
+			"quorum: commit of epoch %d: certificate is for epoch %d of rack %s", c.Epoch, cert.Epoch, cert.RackID)
+	}
+	if err := n.authority.VerifyCertificate(c, cert); err != nil {
+		return proven{}, reason.Wrap(err, CodeCertificateInvalid, hintGrant, "quorum: commit of epoch %d", c.Epoch)
+	}
+	return proven{c, cert}, nil
+}
+
+// checkGrant checks that a grant is for exactly this request and that the operator signed it. Errors:
+// [CodeGrantMissing], [CodeGrantMismatch], [CodeGrantInvalid], [CodeLRTQUnsupported].
+func (n *Node) checkGrant(r validReconfigure) error {
+	g := r.grant
+	switch {
+	case n.authority == nil:
+		return nil
+	case g == nil:
+		return reason.New(CodeGrantMissing, hintGrant, "quorum: epoch %d: no grant", r.epoch)
+	case g.RackID != r.rack || g.Epoch != r.epoch || g.Coordinator != n.id || g.Threshold != r.threshold ||
+		g.LastCommitted != r.last || !slices.Equal(g.Members, r.members):
+		return reason.New(CodeGrantMismatch, hintGrant, "quorum: epoch %d: the grant is for another request", r.epoch)
+	case g.LRTQUpgrade:
+		return reason.New(CodeLRTQUnsupported, "", "quorum: epoch %d: upgrade from the older scheme", r.epoch)
+	}
+	if err := n.authority.VerifyGrant(g); err != nil {
+		return reason.Wrap(err, CodeGrantInvalid, hintGrant, "quorum: epoch %d", r.epoch)
+	}
+	return nil
+}
+
+// granted checks the grant that a coordinator passed on before the Prepare of a configuration.
+func (n *Node) granted(c *Configuration, from ident.Baseboard) *refusal {
+	if n.authority == nil {
+		return nil
+	}
+	g := n.peers[from].grant
+	switch {
+	case g == nil:
+		return refuse(CodeGrantMissing, AlarmUngrantedPrepare, "no grant came before the prepare")
+	case g.RackID != c.RackID || g.Epoch != c.Epoch || g.Coordinator != c.Coordinator || g.Threshold != c.Threshold ||
+		!slices.EqualFunc(g.Members, c.Members, func(id ident.Baseboard, m Member) bool { return id == m.ID }):
+		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "the grant is for epoch %d, or for another membership", g.Epoch)
+	case g.LRTQUpgrade:
+		return refuse(CodeLRTQUnsupported, "", "upgrade from the older scheme")
+	case (g.LastCommitted != 0) != (c.EncryptedSecrets != nil):
+		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "granted on last commit %s, older secrets present: %t",
+			epochText(g.LastCommitted), c.EncryptedSecrets != nil)
+	case g.LastCommitted >= c.Epoch:
+		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "granted on a commit that is not older")
+	}
+	if err := n.authority.VerifyGrant(g); err != nil {
+		return refuse(CodeGrantInvalid, AlarmUngrantedPrepare, "%v", err)
+	}
+	if have := n.known.committedEpoch(); have > g.LastCommitted && have < c.Epoch {
+		return refuse(CodeGrantStale, AlarmUngrantedPrepare, "granted on last commit %s: have %d", epochText(g.LastCommitted), have)
+	}
+	return nil
+}
+
+// certified checks the certificate that a peer passed on before a CommitAdvance.
+func (n *Node) certified(c *Configuration, from ident.Baseboard) (proven, *refusal) {
+	var cert *Certificate
+	if n.authority != nil && n.peers[from].proof != nil {
+		cert = n.peers[from].proof.Certificate
+	}
+	p, err := n.proveCommit(c, cert)
+	if err != nil {
+		return proven{}, refuse(reason.CodeOf(err), AlarmUncertifiedCommit, "%v", err)
+	}
+	return p, nil
+}
+
+// provesExpunged checks that what a peer passed on before an Expunged is a committed configuration of that epoch
+// without this node.
+func (n *Node) provesExpunged(e ident.Epoch, from ident.Baseboard) (proven, *refusal) {
+	if n.authority == nil {
+		return proven{}, nil
+	}
+	proof := n.peers[from].proof
+	if proof == nil || proof.Config == nil || proof.Config.Epoch != e {
+		return proven{}, refuse(CodeProofMissing, AlarmUnprovedExpunge, "no committed configuration came before the message")
+	}
+	c := proof.Config
+	if c.RackID != n.known.rack || c.Has(n.id) {
+		return proven{}, refuse(CodeProofMissing, AlarmUnprovedExpunge, "the configuration is of another rack, or still contains this sled")
+	}
+	if err := validateConfig(c); err != nil {
+		return proven{}, refuse(CodeProofMissing, AlarmUnprovedExpunge, "%v", err)
+	}
+	p, err := n.proveCommit(c, proof.Certificate)
+	if err != nil {
+		return proven{}, refuse(reason.CodeOf(err), AlarmUnprovedExpunge, "%v", err)
+	}
+	return p, nil
+}
+
+// speaksAuthority reports whether a peer can be sent our own messages, and notes if a message will miss its proof.
+func (n *Node) speaksAuthority(to ident.Baseboard, e ident.Epoch, kind Kind) bool {
+	if n.authority == nil {
+		return false
+	}
+	if p := n.peers[to]; p != nil && p.authority {
+		return true
+	}
+	n.note(CodePeerWithoutAuthority, to, e, kind, "sent without grant or proof")
+	return false
+}
+
+// sendCommitted tells a peer of the latest committed configuration: CommitAdvance to a member, Expunged to others.
+func (n *Node) sendCommitted(to ident.Baseboard, c *Configuration) {
+	if !c.Has(to) {
+		n.sendExpunged(to, c)
+		return
+	}
+	if n.speaksAuthority(to, c.Epoch, KindCommitAdvance) {
+		n.send(to, CommitProof{Certificate: n.st.Certificates[c.Epoch]})
+	}
+	n.send(to, CommitAdvance{c})
+}
+
+// sendExpunged tells a peer that it is not a member, with the proof. Without authority there is none.
+func (n *Node) sendExpunged(to ident.Baseboard, c *Configuration) {
+	if n.speaksAuthority(to, c.Epoch, KindExpunged) {
+		n.send(to, CommitProof{Config: c, Certificate: n.st.Certificates[c.Epoch]})
+	}
+	n.send(to, ExpungedNotice{c.Epoch})
+}
+
+// setAuthority replaces the verifier. What peers passed on is dropped with the old one: it is not verified before use.
+func (n *Node) setAuthority(in SetAuthority) error {
+	if n.authority == nil || in.Authority == nil {
+		return reason.New(CodeConfig, "", "quorum: set authority: the node has none, or it would be taken away")
+	}
+	n.authority = in.Authority
+	for _, p := range n.peers {
+		p.grant, p.proof = nil, nil
+	}
+	return nil
+}

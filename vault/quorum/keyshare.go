@@ -1,0 +1,120 @@
+package quorum
+
+import (
+	"github.com/sledvault/sledvault/vault/gfss"
+	"github.com/sledvault/sledvault/vault/ident"
+)
+
+// collection gathers the valid shares of one configuration. It holds copies of its own.
+type collection struct {
+	config *Configuration
+	shares []gfss.Share // by member; empty until collected
+	have   int
+}
+
+func newCollection(c *Configuration) *collection {
+	return &collection{config: c, shares: make([]gfss.Share, len(c.Members))}
+}
+
+// add takes a copy of a member's share after checking it. It reports whether the share was new.
+func (c *collection) add(n *Node, from ident.Baseboard, s gfss.Share) (bool, error) {
+	i, ok := c.config.Index(from)
+	if !ok {
+		n.note(CodeNotMember, from, c.config.Epoch, KindShare, "the sender is not in the configuration")
+		return false, nil
+	}
+	if !checkShare(c.config, i, s) {
+		n.refused(refuse(CodeShareInvalid, AlarmInvalidShare, "the share does not fit its number or digest"), from, c.config.Epoch, KindShare)
+		return false, nil
+	}
+	if !c.shares[i].Y.IsEmpty() {
+		return false, nil
+	}
+	own, err := s.Clone(n.alloc)
+	if err != nil {
+		return false, exhausted(err)
+	}
+	c.shares[i] = own
+	c.have++
+	return true, nil
+}
+
+func (c *collection) enough() bool { return c.have >= int(c.config.Threshold) }
+
+// present lists the collected shares in the order of members.
+func (c *collection) present() []gfss.Share {
+	out := make([]gfss.Share, 0, c.have)
+	for _, s := range c.shares {
+		if !s.Y.IsEmpty() {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// ask sends GetShare to every connected member.
+func (c *collection) ask(n *Node) {
+	for _, m := range c.config.Members {
+		if m.ID != n.id && n.peers[m.ID] != nil {
+			n.send(m.ID, GetShare{c.config.Epoch})
+		}
+	}
+}
+
+// askAgain sends GetShare to a member that has just connected, unless its share is there.
+func (c *collection) askAgain(n *Node, to ident.Baseboard) {
+	if i, ok := c.config.Index(to); ok && c.shares[i].Y.IsEmpty() {
+		n.send(to, GetShare{c.config.Epoch})
+	}
+}
+
+func (c *collection) destroy() { gfss.DestroyAll(c.shares) }
+
+// computer computes this node's share of a committed epoch whose Prepare it missed (protocol.md §8.3). The own share is
+// what is missing, so threshold other members must answer.
+type computer struct {
+	shares *collection
+	proof  proven
+}
+
+func (n *Node) startComputation(p proven) {
+	n.endComputation("replaced by epoch " + epochText(p.config.Epoch))
+	n.computer = &computer{newCollection(p.config), p}
+	n.note(CodeComputing, ident.Baseboard{}, p.config.Epoch, "", "")
+	n.computer.shares.ask(n)
+}
+
+func (n *Node) endComputation(why string) {
+	if n.computer == nil {
+		return
+	}
+	n.note(CodeComputingEnded, ident.Baseboard{}, n.computer.shares.config.Epoch, "", why)
+	n.computer.shares.destroy()
+	n.computer = nil
+}
+
+// computerShare takes a share; with the last one needed, the own share is computed, checked, stored and committed.
+func (n *Node) computerShare(from ident.Baseboard, m ShareReply) error {
+	c := n.computer.shares
+	if c.config.Epoch != m.Epoch {
+		return nil
+	}
+	if added, err := c.add(n, from, m.Share); err != nil || !added || !c.enough() {
+		return err
+	}
+	i, _ := c.config.Index(n.id)
+	own, err := gfss.ComputeShare(n.alloc, c.present(), byte(i+1))
+	if err != nil {
+		n.refused(refuse(CodeSecretDamaged, AlarmShareComputationFailed, "%v", err), ident.Baseboard{}, m.Epoch, KindShare)
+		return nil
+	}
+	defer own.Destroy()
+	if !checkShare(c.config, i, own) {
+		n.refused(refuse(CodeSecretDamaged, AlarmShareComputationFailed, "the computed share does not fit its digest"), ident.Baseboard{}, m.Epoch, KindShare)
+		return nil
+	}
+	if err := n.storeShare(c.config, own); err != nil {
+		return err
+	}
+	return n.commit(n.computer.proof)
+}
