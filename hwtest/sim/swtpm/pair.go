@@ -163,3 +163,13 @@ func (p *Pair) end(kill bool) error {
 	}
 	return err
 }
+
+// Pid is the process id, 0 while the TPM does not run.
+func (p *Pair) Pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
