@@ -9,7 +9,6 @@ package gfss
 
 import (
 	"crypto/sha3"
-	"errors"
 	"fmt"
 	"io"
 
@@ -174,15 +173,12 @@ func check(shares []Share) error {
 	return nil
 }
 
-// errNoDigest is for shares that could not have come from a split.
-var errNoDigest = errors.New("gfss: digest: share too long")
-
 // Digest is SHA3-256 over the share number and the share's bytes (protocol.md §2). It is public.
 func (s Share) Digest() (d [32]byte, err error) {
 	err = s.Y.Use(func(y []byte) error {
 		var buf [1 + MaxSecret]byte
 		if len(y) > MaxSecret {
-			return errNoDigest
+			return fmt.Errorf("gfss: digest: %w: have %d bytes, want at most %d", secret.ErrLength, len(y), MaxSecret)
 		}
 		buf[0] = s.X
 		n := 1 + copy(buf[1:], y)
