@@ -3,6 +3,7 @@ package lockedmem
 import (
 	"bytes"
 	"errors"
+	"math"
 	"sync"
 	"testing"
 
@@ -96,7 +97,7 @@ func TestBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range []int{-1, 2*slabSize + 1, 1 << 62} {
+	for _, n := range []int{-1, 2*slabSize + 1, math.MaxInt} {
 		if _, _, err := a.Alloc(n); !errors.Is(err, ErrFull) {
 			t.Errorf("%d bytes: %v", n, err)
 		}

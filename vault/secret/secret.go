@@ -19,7 +19,8 @@ import (
 
 // Allocator provides the pages of secrets.
 type Allocator interface {
-	// Alloc returns n zeroed bytes and a function that wipes and releases them. It is called once.
+	// Alloc returns n zeroed bytes, not nil, and a function that wipes and releases them. It is called once, on any
+	// goroutine.
 	Alloc(n int) (b []byte, free func(), err error)
 }
 
