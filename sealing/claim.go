@@ -1,0 +1,138 @@
+package sealing
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/sledvault/sledvault/tpm"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/reason"
+)
+
+// Claim is what the TPM remembers of the rack it belongs to (sealing.md §7).
+type Claim struct {
+	Version       uint8
+	Rack          ident.RackID
+	KeyDigest     [32]byte // SHA-256 of the membership public key
+	SetGeneration uint64
+	SetDigest     [32]byte // SHA-256 of the enrolment envelope
+}
+
+const (
+	claimVersion = 1
+	claimSize    = 1 + 16 + 32 + 8 + 32
+)
+
+func (c Claim) encode() []byte {
+	b := append(make([]byte, 0, claimSize), claimVersion)
+	b = append(append(b, c.Rack[:]...), c.KeyDigest[:]...)
+	b = binary.BigEndian.AppendUint64(b, c.SetGeneration)
+	return append(b, c.SetDigest[:]...)
+}
+
+func decodeClaim(b []byte) (*Claim, error) {
+	if len(b) != claimSize || b[0] != claimVersion {
+		return nil, reason.New(CodeClaim, hintClaim, "sealing: claim index of %d bytes, version %d, want %d bytes, version %d", len(b), b[:min(1, len(b))], claimSize, claimVersion)
+	}
+	c := &Claim{Version: b[0]}
+	r := parts{b: b[1:]}
+	copy(c.Rack[:], r.take(16))
+	copy(c.KeyDigest[:], r.take(32))
+	c.SetGeneration = r.u64()
+	copy(c.SetDigest[:], r.take(32))
+	return c, nil
+}
+
+func (p Params) claimIndex() tpm.Index {
+	return tpm.Index{Index: tpm2.TPMHandle(p.ClaimIndex), Size: claimSize}
+}
+
+// ReadClaim reads the claim index; nil means that there is none, or one that was never written.
+//
+// A claim that is read is the TPM's: the session binds the index's Name. That there is none is an error code of the TPM,
+// which anybody on the bus can forge, and an owner can delete the index: absence never proves that a sled is new. It may
+// only lead to an enrolment, which the controller authorises, never to trust in anything.
+func ReadClaim(ctx context.Context, p Params) (claim *Claim, err error) {
+	if p, err = p.checked(); err != nil {
+		return nil, err
+	}
+	var raw []byte
+	err = p.TPM.Do(ctx, func(s *tpm.Session) error {
+		srk, err := s.SRK(nil) // before the enrolment record is read there is nothing to pin to
+		if err != nil {
+			return err
+		}
+		raw, err = s.ReadIndex(srk, p.claimIndex())
+		return err
+	})
+	if errors.Is(err, tpm.ErrAbsent) || unwritten(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return decodeClaim(raw)
+}
+
+// unwritten tells an index whose definition was not followed by a write: an enrolment was cut off there.
+func unwritten(err error) bool { return err != nil && errors.Is(err, tpm2.TPMRCNVUninitialized) }
+
+// WriteClaim replaces what the TPM remembers. A missing index is defined anew.
+func (u *Unsealed) WriteClaim(ctx context.Context, c Claim) error {
+	auth, err := claimAuth(u.p.Alloc, u.seed)
+	if err != nil {
+		return err
+	}
+	defer auth.Destroy()
+	return u.do(ctx, func(s *tpm.Session, srk tpm.Key) error {
+		return auth.Use(func(a []byte) error { return putClaim(s, srk, u.p.claimIndex(), a, c) })
+	})
+}
+
+func putClaim(s *tpm.Session, srk tpm.Key, x tpm.Index, auth []byte, c Claim) error {
+	err := s.WriteIndex(srk, x, auth, c.encode(), false)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, tpm.ErrAbsent) {
+		if err := s.DefineIndex(srk, x, auth); err != nil {
+			return err
+		}
+	}
+	// Newly defined, or defined by an enrolment that was cut off before its first write.
+	if first := s.WriteIndex(srk, x, auth, c.encode(), true); first != nil {
+		return errors.Join(err, first)
+	}
+	return nil
+}
+
+// replaceClaim removes an index whose auth value is lost, and writes a new one.
+func replaceClaim(s *tpm.Session, srk tpm.Key, x tpm.Index, auth []byte, c Claim) error {
+	if err := remove(s, uint32(x.Index)); err != nil {
+		return err
+	}
+	return putClaim(s, srk, x, auth, c)
+}
+
+// remove deletes an index if it is there.
+func remove(s *tpm.Session, index uint32) error {
+	if err := s.UndefineIndex(index); err != nil && !errors.Is(err, tpm.ErrAbsent) {
+		return err
+	}
+	return nil
+}
+
+// Reset un-claims the TPM: counter and claim index go, and with the counter every sealed copy becomes useless for ever.
+// It is a local act of the operator. The index numbers come from the params; files are the caller's.
+func Reset(ctx context.Context, p Params) error {
+	p, err := p.checked()
+	if err != nil {
+		return err
+	}
+	return p.TPM.Do(ctx, func(s *tpm.Session) error {
+		return errors.Join(remove(s, p.CounterIndex), remove(s, p.ClaimIndex))
+	})
+}

@@ -1,0 +1,161 @@
+// Boot path 5/9: after sp/identity.go, before vault/driver.go.
+
+package sealing
+
+import (
+	"context"
+	"errors"
+	"maps"
+
+	"github.com/sledvault/sledvault/tpm"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/secret"
+)
+
+// Open opens the seal of an enrolled sled: once per boot.
+//
+// The blob is checked against the enrolment record before the TPM sees it. Of the approvals, one is used that was signed
+// by this sled for the platform state of the moment and that the counter has not outlived; the TPM checks all of that
+// again. What comes out must hold the seed that the pinned counter's key was derived from, so a blob that somebody else
+// sealed in this TPM is refused.
+//
+// Errors: seal-blob, seal-approval, seal-pcr (naming the PCRs that changed), seal-auth, seal-unseal, seal-seed, and those
+// of package tpm. None of them is proof of anything: the caller keeps what it has.
+func Open(ctx context.Context, p Params, pins Pins, rack ident.RackID, blob Blob, approvals []Approval) (*Unsealed, error) {
+	p, err := p.checked()
+	if err != nil {
+		return nil, err
+	}
+	if len(pins.SRKName) == 0 || len(pins.CounterName) == 0 || rack.IsZero() {
+		return nil, usage("pinned names or rack id are missing")
+	}
+	v, err := verify(p, pins, rack, blob)
+	if err != nil {
+		return nil, err
+	}
+	auths, err := readAuth(p)
+	if err != nil {
+		return nil, err
+	}
+	defer destroyAll(auths)
+	u := &Unsealed{p: p, pins: pins, rack: rack, v: v}
+	err = u.do(ctx, func(s *tpm.Session, srk tpm.Key) error { return u.open(s, srk, auths, approvals) })
+	if err != nil {
+		u.Destroy()
+		return nil, err
+	}
+	return u, nil
+}
+
+func destroyAll(auths []secret.AuthValue) {
+	for _, a := range auths {
+		a.Destroy()
+	}
+}
+
+func (u *Unsealed) open(s *tpm.Session, srk tpm.Key, auths []secret.AuthValue, approvals []Approval) error {
+	state, err := s.ReadPCRs(srk, u.p.PCRs)
+	if err != nil {
+		return err
+	}
+	counter, err := s.ReadCounter(srk, u.v.counter)
+	if err != nil {
+		return reason.Wrap(err, CodeCounter, hintApproval, "sealing: read counter")
+	}
+	chosen, staged, err := choose(u.v, s, srk, state, counter, approvals)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, auth := range auths {
+		if err := u.unseal(s, srk, auth, chosen); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		u.boot, u.staged = maps.Clone(chosen.info.PCRs), staged
+		if u.auth, err = auth.Clone(u.p.Alloc); err != nil {
+			return err
+		}
+		repairAuth(u.p, auth)
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// approval is one that was checked and fits the moment.
+type approval struct {
+	info   *ApprovalInfo
+	policy []byte // what was signed
+}
+
+// choose finds the approval for the state of the moment; the highest sequence wins. It also returns the state of a staged
+// approval that is still to come, nil if there is none.
+func choose(v *verified, s *tpm.Session, srk tpm.Key, state map[int][32]byte, counter uint64, approvals []Approval) (best *approval, staged map[int][32]byte, err error) {
+	var refusals []error
+	for _, raw := range approvals {
+		info, err := DecodeApproval(raw)
+		if err != nil {
+			refusals = append(refusals, err)
+			continue
+		}
+		policy, err := info.check(v)
+		if err != nil {
+			refusals = append(refusals, err)
+			continue
+		}
+		if info.Sequence < counter {
+			refusals = append(refusals, approvalError("outlived: have sequence %d, want at least the counter's %d", info.Sequence, counter))
+			continue
+		}
+		same, have, err := fits(s, srk, state, info.PCRs)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case same && (best == nil || info.Sequence > best.info.Sequence):
+			best = &approval{info, policy}
+		case same:
+		case info.Staged:
+			staged = info.PCRs
+		default:
+			refusals = append(refusals, reason.New(CodePCR, hintPCR, "sealing: platform state not approved: PCR %s changed", differing(have, info.PCRs)))
+		}
+	}
+	if best != nil {
+		return best, staged, nil
+	}
+	if len(refusals) == 0 {
+		return nil, nil, approvalError("none for this state: have %d", len(approvals))
+	}
+	// The most telling one first: a changed PCR, if there is one.
+	for _, r := range refusals {
+		if errors.Is(r, ErrPCR) {
+			return nil, nil, r
+		}
+	}
+	return nil, nil, errors.Join(refusals...)
+}
+
+// fits compares a platform state with an approved one, reading PCRs that the configuration no longer names.
+func fits(s *tpm.Session, srk tpm.Key, state, want map[int][32]byte) (bool, map[int][32]byte, error) {
+	var missing []int
+	for n := range want {
+		if _, ok := state[n]; !ok {
+			missing = append(missing, n)
+		}
+	}
+	if len(missing) > 0 {
+		more, err := s.ReadPCRs(srk, missing)
+		if err != nil {
+			return false, nil, err
+		}
+		state = maps.Clone(state)
+		maps.Copy(state, more)
+	}
+	for n, v := range want {
+		if state[n] != v {
+			return false, state, nil
+		}
+	}
+	return true, state, nil
+}
