@@ -95,8 +95,8 @@ func (sc *scene) healthy(t *testing.T, want uint64) {
 // attackSniffer: no secret shows in the traffic of any function that handles one.
 func attackSniffer(t *testing.T) {
 	sc := newScene(t)
-	auth, data, credential := mustAuth(t), mustAuth(t), mustAuth(t)
-	for _, secret := range [][]byte{auth, data, credential} {
+	auth, data, credential, sealed := mustAuth(t), mustAuth(t), mustAuth(t), mustAuth(t)
+	for _, secret := range [][]byte{auth, data, credential, sealed} {
 		sc.Register(secret)
 	}
 	x := tpm.Index{Index: tpmtest.ClaimIndex, Size: 32}
@@ -106,6 +106,9 @@ func attackSniffer(t *testing.T) {
 		}
 		if err := s.WriteIndex(srk, x, auth, data, true); err != nil {
 			return err
+		}
+		if got, err := tpmtest.SealUnseal(s, srk, sealed, auth); err != nil || !bytes.Equal(got, sealed) {
+			t.Errorf("unsealed %x, %v", got, err)
 		}
 		ek, err := s.EK(nil)
 		if err != nil {
@@ -170,7 +173,7 @@ func attackClearFlag(t *testing.T) {
 	const encrypt, decrypt = 0x40, 0x20
 	cleared := 0
 	sc.Intercept(func(cmd []byte, pass func([]byte) ([]byte, error)) ([]byte, error) {
-		handles := map[tpm2.TPMCC]int{tpm2.TPMCCNVWrite: 2, tpm2.TPMCCActivateCredential: 2, tpm2.TPMCCNVDefineSpace: 1}
+		handles := map[tpm2.TPMCC]int{tpm2.TPMCCNVWrite: 2, tpm2.TPMCCActivateCredential: 2, tpm2.TPMCCNVDefineSpace: 1, tpm2.TPMCCUnseal: 1}
 		for cc, n := range handles {
 			if tpmtest.Is(cmd, cc) {
 				for _, at := range tpmtest.SessionFlags(cmd, n) {
@@ -188,6 +191,7 @@ func attackClearFlag(t *testing.T) {
 		"define": func(s *tpm.Session, srk tpm.Key) error {
 			return s.DefineIndex(srk, tpm.Index{Index: 0x01800f53, Size: 8}, auth)
 		},
+		"unseal": func(s *tpm.Session, srk tpm.Key) error { _, err := tpmtest.SealUnseal(s, srk, auth, auth); return err },
 		"activate": func(s *tpm.Session, _ tpm.Key) error {
 			ek, err := s.EK(nil)
 			if err != nil {
@@ -209,8 +213,8 @@ func attackClearFlag(t *testing.T) {
 			t.Errorf("%s succeeded with its flag cleared", name)
 		}
 	}
-	if cleared < 3 { // more where the TPM asks for a retry
-		t.Errorf("cleared %d flags, want at least 3", cleared)
+	if cleared < 4 { // more where the TPM asks for a retry
+		t.Errorf("cleared %d flags, want at least 4", cleared)
 	}
 	sc.healthy(t, sc.value)
 }

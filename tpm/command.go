@@ -17,23 +17,42 @@ const (
 	ccClearControl        tpm2.TPMCC = 0x127
 )
 
-// command runs a command of one authorised permanent handle that answers without parameters.
-func (s *Session) command(op string, cc tpm2.TPMCC, handle tpm2.TPMHandle, auth tpm2.Session, params []byte) (err error) {
+// command runs a command of one handle, authorised by one session, and returns the parameters of the answer, checked and
+// decrypted. They lie in the answer's own buffer, so that the caller can wipe the only copy.
+func (s *Session) command(op string, cc tpm2.TPMCC, handle tpm2.TPMHandle, name tpm2.TPM2BName, auth tpm2.Session, params []byte) (out []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = reason.New(CodeAnswer, hintAnswer, "tpm: %s: answer refused: %.200v", op, p)
+			out, err = nil, reason.New(CodeAnswer, hintAnswer, "tpm: %s: answer refused: %.200v", op, p)
 		}
 	}()
+	names := []tpm2.TPM2BName{name}
+	cmd, err := s.authorized(cc, handle, names, auth, params)
+	if err != nil {
+		return nil, fail(op, err)
+	}
+	rsp, err := s.Send(cmd)
+	if err != nil {
+		return nil, fail(op, err)
+	}
+	if rc := tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:10])); rc != tpm2.TPMRCSuccess {
+		_ = auth.CleanupFailure(s) // flushed at the end otherwise
+		return nil, failRC(op, rc)
+	}
+	out, err = checkAnswer(rsp[headerSize:], cc, names, auth)
+	return out, fail(op, err)
+}
+
+// authorized builds the frame of a command whose parameters need no encryption.
+func (s *Session) authorized(cc tpm2.TPMCC, handle tpm2.TPMHandle, names []tpm2.TPM2BName, auth tpm2.Session, params []byte) ([]byte, error) {
 	if err := auth.Init(s); err != nil {
-		return fail(op, err)
+		return nil, err
 	}
 	if err := auth.NewNonceCaller(); err != nil {
-		return fail(op, err)
+		return nil, err
 	}
-	names := []tpm2.TPM2BName{tpm2.HandleName(handle)}
 	ac, err := auth.Authorize(cc, params, nil, names, 0)
 	if err != nil {
-		return fail(op, err)
+		return nil, err
 	}
 	area := tpm2.Marshal(*ac)
 	size := headerSize + 4 + 4 + len(area) + len(params)
@@ -42,28 +61,57 @@ func (s *Session) command(op string, cc tpm2.TPMCC, handle tpm2.TPMHandle, auth 
 	cmd = binary.BigEndian.AppendUint32(cmd, uint32(cc))
 	cmd = binary.BigEndian.AppendUint32(cmd, uint32(handle))
 	cmd = binary.BigEndian.AppendUint32(cmd, uint32(len(area)))
-	cmd = append(append(cmd, area...), params...)
-	rsp, err := s.Send(cmd)
-	if err != nil {
-		return fail(op, err)
-	}
-	if rc := tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:10])); rc != tpm2.TPMRCSuccess {
-		_ = auth.CleanupFailure(s) // flushed at the end otherwise
-		return failRC(op, rc)
-	}
-	return fail(op, checkEmptyAnswer(rsp[headerSize:], cc, names, auth))
+	return append(append(cmd, area...), params...), nil
 }
 
-// checkEmptyAnswer checks the authentication of an answer that has no parameters.
-func checkEmptyAnswer(body []byte, cc tpm2.TPMCC, names []tpm2.TPM2BName, auth tpm2.Session) error {
-	if len(body) < 4 || binary.BigEndian.Uint32(body) != 0 {
-		return fmt.Errorf("answer of %d bytes, want an empty one", len(body))
+// checkAnswer checks the authentication of an answer's body and returns its parameters: u32 size, parameters, session.
+func checkAnswer(body []byte, cc tpm2.TPMCC, names []tpm2.TPM2BName, auth tpm2.Session) ([]byte, error) {
+	if len(body) < 4 || uint64(binary.BigEndian.Uint32(body)) > uint64(len(body)-4) {
+		return nil, fmt.Errorf("answer of %d bytes is cut", len(body))
 	}
-	ar, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](body[4:])
+	n := 4 + int(binary.BigEndian.Uint32(body))
+	params := body[4:n]
+	ar, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](body[n:])
+	if err != nil {
+		return nil, err
+	}
+	if err := auth.Validate(tpm2.TPMRCSuccess, cc, params, names, 0, ar); err != nil {
+		return nil, err
+	}
+	if !auth.IsEncryption() {
+		return params, nil
+	}
+	if len(params) < 2 || int(binary.BigEndian.Uint16(params)) > len(params)-2 {
+		return nil, fmt.Errorf("answer of %d bytes holds nothing to decrypt", len(params))
+	}
+	return params, auth.Decrypt(params[2 : 2+int(binary.BigEndian.Uint16(params))])
+}
+
+// Unseal lends the content of a sealed object to f, which must not keep it: it is wiped afterwards. Go-tpm's own Unseal
+// leaves a copy behind that nobody can reach. Auth is a session that meets the object's policy and encrypts answers, see
+// [Session.Policy].
+func (s *Session) Unseal(obj tpm2.NamedHandle, auth tpm2.Session, f func([]byte) error) error {
+	if !auth.IsEncryption() {
+		return usage("unseal: the session does not encrypt")
+	}
+	out, err := s.command("unseal", tpm2.TPMCCUnseal, obj.Handle, obj.Name, auth, nil)
+	defer clear(out)
 	if err != nil {
 		return err
 	}
-	return auth.Validate(tpm2.TPMRCSuccess, cc, nil, names, 0, ar)
+	if len(out) < 2 || int(binary.BigEndian.Uint16(out)) != len(out)-2 {
+		return reason.New(CodeAnswer, hintAnswer, "tpm: unseal: answer of %d bytes", len(out))
+	}
+	return f(out[2:])
+}
+
+// lockout runs a command of the lockout hierarchy that answers without parameters.
+func (s *Session) lockout(op string, cc tpm2.TPMCC, auth tpm2.Session, params []byte) error {
+	out, err := s.command(op, cc, tpm2.TPMRHLockout, tpm2.HandleName(tpm2.TPMRHLockout), auth, params)
+	if err == nil && len(out) != 0 {
+		return reason.New(CodeAnswer, hintAnswer, "tpm: %s: answer of %d bytes, want none", op, len(out))
+	}
+	return err
 }
 
 // LockParameters are the dictionary-attack settings.
@@ -94,15 +142,15 @@ func (s *Session) SetLockParameters(srk Key, auth []byte, p LockParameters) erro
 	params := binary.BigEndian.AppendUint32(nil, p.MaxTries)
 	params = binary.BigEndian.AppendUint32(params, p.RecoveryTime)
 	params = binary.BigEndian.AppendUint32(params, p.LockoutRecovery)
-	return s.command("set lock parameters", ccLockParameters, tpm2.TPMRHLockout, s.HMAC(srk, 0, auth), params)
+	return s.lockout("set lock parameters", ccLockParameters, s.HMAC(srk, 0, auth), params)
 }
 
 // ResetLock ends a dictionary-attack lockout.
 func (s *Session) ResetLock(srk Key, auth []byte) error {
-	return s.command("reset lock", ccLockReset, tpm2.TPMRHLockout, s.HMAC(srk, 0, auth), nil)
+	return s.lockout("reset lock", ccLockReset, s.HMAC(srk, 0, auth), nil)
 }
 
 // DisableClear keeps software from clearing the TPM; firmware still can.
 func (s *Session) DisableClear(srk Key, auth []byte) error {
-	return s.command("disable clear", ccClearControl, tpm2.TPMRHLockout, s.HMAC(srk, 0, auth), []byte{1})
+	return s.lockout("disable clear", ccClearControl, s.HMAC(srk, 0, auth), []byte{1})
 }

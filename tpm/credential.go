@@ -16,9 +16,9 @@ func MakeCredential(rand io.Reader, ekPublic, akName, secret []byte) (idObject, 
 	if len(secret) == 0 || len(secret) > 32 {
 		return nil, nil, usage("credential of %d bytes, want 1 to 32", len(secret))
 	}
-	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](ekPublic)
+	pub, err := parsePublic(ekPublic)
 	if err != nil {
-		return nil, nil, reason.Wrap(err, CodeUsage, "", "tpm: endorsement key")
+		return nil, nil, err
 	}
 	if err := sameTemplate(*pub, tpm2.ECCEKTemplate); err != nil {
 		return nil, nil, usage("endorsement key does not follow template L-2")

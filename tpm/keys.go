@@ -164,6 +164,19 @@ func sameTemplate(have, want tpm2.TPMTPublic) error {
 
 // KeyName computes the Name of a TPMT_PUBLIC: 2 bytes of hash algorithm, then the digest.
 func KeyName(public []byte) ([]byte, error) {
+	pub, err := parsePublic(public)
+	if err != nil {
+		return nil, err
+	}
+	name, err := tpm2.ObjectName(pub)
+	if err != nil {
+		return nil, reason.Wrap(err, CodeUsage, "", "tpm: public area")
+	}
+	return name.Buffer, nil
+}
+
+// parsePublic reads a TPMT_PUBLIC that others sent. Only the canonical form will do: go-tpm ignores trailing bytes.
+func parsePublic(public []byte) (*tpm2.TPMTPublic, error) {
 	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
 	if err != nil {
 		return nil, reason.Wrap(err, CodeUsage, "", "tpm: public area")
@@ -171,9 +184,5 @@ func KeyName(public []byte) ([]byte, error) {
 	if !bytes.Equal(tpm2.Marshal(*pub), public) {
 		return nil, usage("public area is not in canonical form")
 	}
-	name, err := tpm2.ObjectName(pub)
-	if err != nil {
-		return nil, reason.Wrap(err, CodeUsage, "", "tpm: public area")
-	}
-	return name.Buffer, nil
+	return pub, nil
 }

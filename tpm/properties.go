@@ -21,7 +21,7 @@ func (t *TPM) Properties() Properties { return t.props }
 // Software tells that the TPM calls itself a software TPM (swtpm, libtpms, the Microsoft reference code). Callers demand
 // the relaxation software-tpm for it. A TPM that lies here is met by the enrolment record, not by this.
 func (t *TPM) Software() bool {
-	if strings.HasPrefix(t.props.Vendor, "SW ") || strings.HasPrefix(t.props.Vendor, "xCG ") {
+	if t.socket || strings.HasPrefix(t.props.Vendor, "SW ") || strings.HasPrefix(t.props.Vendor, "xCG ") {
 		return true
 	}
 	switch t.props.Manufacturer {

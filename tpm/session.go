@@ -19,7 +19,7 @@ import (
 // more; the rest goes when [TPM.Do] ends. A Session is not safe for concurrent use and is dead after Do.
 type Session struct {
 	t      *TPM
-	ctx    context.Context //nolint:containedctx // go-tpm's Send has no context parameter
+	ctx    context.Context // here because go-tpm's Send has no context parameter
 	loaded []tpm2.TPMHandle
 	keys   [keyKinds]Key
 	reader tpm2.Session // salted HMAC session kept for reads; nil until needed
@@ -207,8 +207,11 @@ func endedSessions(cc tpm2.TPMCC, cmd []byte) (ended []tpm2.TPMHandle) {
 	return ended
 }
 
-// Flush unloads one object or session before the end of Do.
+// Flush unloads one object or session before the end of Do. Persistent objects stay.
 func (s *Session) Flush(h tpm2.TPMHandle) error {
+	if h>>24 == persistentFirst>>24 {
+		return nil
+	}
 	_, err := run(s, "flush", tpm2.FlushContext{FlushHandle: h})
 	s.forget(h)
 	return err

@@ -6,7 +6,7 @@
 // so that an interposer can neither read nor alter it. Error codes are not authenticated: an error may only lead to a
 // less trusted state, never to a decision.
 //
-// Begin with [Open] and [TPM.Do]; tpm/tpmtest has the test double and the contract suite. Implements evidence.md §2.
+// Begin with [Open] and [TPM.Do]; tpm/tpmtest has the test double and the contract suite.
 package tpm
 
 import (
@@ -35,6 +35,7 @@ type TPM struct {
 	bus     transport.TPM
 	dial    func(context.Context) (transport.TPMCloser, error) // opens the bus anew; nil if that cannot be done
 	raw     bool                                               // no resource manager: leftovers are ours to flush
+	socket  bool                                               // no chip sits behind a unix socket
 	timeout time.Duration
 	dirty   bool // something may have been left loaded
 	lost    bool // the bus failed in this turn
@@ -78,6 +79,7 @@ func (c Config) target() (*TPM, error) {
 	if !filepath.IsAbs(path) {
 		return nil, usage("device %q: want an absolute path, or unix: and one", c.Device)
 	}
+	t.socket = unix
 	t.raw = unix || !strings.HasPrefix(filepath.Base(path), "tpmrm")
 	t.dial = func(ctx context.Context) (transport.TPMCloser, error) {
 		if !unix {
