@@ -1,0 +1,153 @@
+package enroll
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/secret"
+)
+
+// A key file is three lines of text (enrolment.md §6). The fingerprint is there for people; it is checked all the same.
+const (
+	keyFileHead    = "sledvault private key v1\nfingerprint "
+	keyFileSeed    = "\nseed "
+	fingerprintLen = len(fingerprintPrefix) + 64
+	keyFileSize    = len(keyFileHead) + fingerprintLen + len(keyFileSeed) + 2*ed25519.SeedSize + 1
+)
+
+func keyFileError(cause error, path, hint, text string) error {
+	return reason.Wrap(cause, CodeKeyFile, hint, "enroll: key file %s: %s", path, text)
+}
+
+// SaveKey writes a key file that only its owner can read. It never overwrites, and returns when file and folder are on
+// the disk.
+func SaveKey(path string, k Key) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // the caller chose it
+	if errors.Is(err, fs.ErrExist) {
+		return keyFileError(err, path, "choose another folder: a key is never overwritten", "create")
+	}
+	if err != nil {
+		return keyFileError(err, path, "check that the folder exists and is writable", "create")
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(path)
+		}
+	}()
+	if err := writeKey(f, k); err != nil {
+		_ = f.Close()
+		return keyFileError(err, path, "check the disk", "write")
+	}
+	if err := f.Close(); err != nil {
+		return keyFileError(err, path, "check the disk", "close")
+	}
+	if err := syncFolder(filepath.Dir(path)); err != nil {
+		return keyFileError(err, path, "check the disk", "sync the folder")
+	}
+	return nil
+}
+
+func writeKey(f *os.File, k Key) error {
+	return k.seed.Use(func(seed []byte) error {
+		b := make([]byte, 0, keyFileSize)
+		defer func() { clear(b[:cap(b)]) }()
+		b = append(b, keyFileHead...)
+		b = append(b, Fingerprint(k.public)...)
+		b = append(b, keyFileSeed...)
+		b = hex.AppendEncode(b, seed)
+		b = append(b, '\n')
+		if _, err := f.Write(b); err != nil {
+			return err
+		}
+		return f.Sync()
+	})
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the caller chose it
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	return d.Sync()
+}
+
+// LoadKey reads a key file. It refuses links, files that others may read, and files of another owner.
+func LoadKey(a secret.Allocator, path string) (Key, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0) //nolint:gosec // the caller chose it
+	if err != nil {
+		return Key{}, keyFileError(err, path, hintFolder, "open")
+	}
+	defer func() { _ = f.Close() }()
+	if err := checkKeyFile(f); err != nil {
+		return Key{}, keyFileError(err, path, "make it a plain file of the user who runs this: chmod 600, chown", "refused")
+	}
+	k, err := readKey(a, f)
+	if err != nil {
+		return Key{}, keyFileError(err, path, "restore the file from its backup", "read")
+	}
+	return k, nil
+}
+
+func checkKeyFile(f *os.File) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	switch {
+	case !st.Mode().IsRegular():
+		return errors.New("not a plain file")
+	case st.Mode().Perm()&0o077 != 0:
+		return errors.New("others may use it: mode " + st.Mode().Perm().String())
+	case !ok || sys.Uid != uint32(os.Geteuid()): //nolint:gosec // a user id
+		return errors.New("another user owns it")
+	case st.Size() != int64(keyFileSize):
+		return errors.New("not a key file of version 1")
+	}
+	return nil
+}
+
+func readKey(a secret.Allocator, r io.Reader) (Key, error) {
+	b := make([]byte, keyFileSize)
+	defer clear(b)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return Key{}, err
+	}
+	rest, ok := bytes.CutPrefix(b, []byte(keyFileHead))
+	if !ok {
+		return Key{}, errors.New("not a key file of version 1")
+	}
+	fingerprint, rest := string(rest[:fingerprintLen]), rest[fingerprintLen:]
+	rest, ok = bytes.CutPrefix(rest, []byte(keyFileSeed))
+	if !ok || rest[len(rest)-1] != '\n' {
+		return Key{}, errors.New("not a key file of version 1")
+	}
+	seed, err := secret.New[secret.SeedKind](a, ed25519.SeedSize, func(to []byte) error {
+		_, err := hex.Decode(to, rest[:len(rest)-1])
+		if err != nil {
+			return errors.New("the seed is not hex") // the cause would show a digit of it
+		}
+		return nil
+	})
+	if err != nil {
+		return Key{}, err
+	}
+	k, err := keyOf(seed)
+	if err == nil && Fingerprint(k.public) != fingerprint {
+		err = errors.New("the seed does not fit the fingerprint")
+	}
+	if err != nil {
+		seed.Destroy()
+		return Key{}, err
+	}
+	return k, nil
+}
