@@ -73,6 +73,11 @@ func Appraise(ev []byte, req Request, exp Expectation, seen Seen) (*Verdict, err
 	if err != nil {
 		return nil, err
 	}
+	return e.Appraise(req, exp, seen)
+}
+
+// Appraise is [Appraise] for evidence that was decoded to learn whom it names.
+func (e *Evidence) Appraise(req Request, exp Expectation, seen Seen) (*Verdict, error) {
 	if err := checkIdentity(e, exp); err != nil {
 		return nil, err
 	}

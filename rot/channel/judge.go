@@ -1,0 +1,87 @@
+package channel
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/sledvault/sledvault/rot"
+	"github.com/sledvault/sledvault/rot/enroll"
+)
+
+// relaxPrefix marks the capabilities that name a relaxation. A sled with a relaxation is accepted only by sleds that
+// have it too.
+const relaxPrefix = "relax/"
+
+// Expect turns a record of a set into what package rot appraises by. The selection is that of the quote, nil for the
+// default. The controller judges sleds by the same function.
+func Expect(set *enroll.Set, r *enroll.Record, selection []int) (rot.Expectation, error) {
+	x := rot.Expectation{
+		Baseboard: r.Baseboard, Kind: r.Kind, EKName: r.EKName, AKName: r.AKName, CounterName: r.CounterName,
+		Selection: selection, PCRs: r.PCRs, ResetCount: r.ResetCount,
+	}
+	if r.Firmware != nil {
+		x.MinFirmware = r.Firmware.Minimum
+	}
+	if r.Manifest == "" {
+		return x, nil
+	}
+	m, ok := set.FindManifest(r.Manifest)
+	if !ok {
+		return x, refuse(rot.CodeManifest, "record of %v: manifest %.64q is not in the set", r.Baseboard, r.Manifest)
+	}
+	manifest, err := rot.DecodeManifest(m.Rules)
+	if err != nil {
+		return x, err
+	}
+	manifest.MinRelease = max(manifest.MinRelease, m.MinRelease)
+	x.Manifest = manifest
+	return x, nil
+}
+
+// judged is a peer whose evidence this side accepts.
+type judged struct {
+	verdict *rot.Verdict
+	removed bool
+}
+
+// judge appraises evidence by this sled's present set, and remembers what was seen.
+func (c *Config) judge(ev []byte, req rot.Request) (*judged, error) {
+	e, err := rot.DecodeEvidence(ev)
+	if err != nil {
+		return nil, err
+	}
+	if e.Baseboard == c.Self {
+		return nil, refuse(CodeSelf, "evidence refused: the peer claims to be this sled, %v", c.Self)
+	}
+	set := c.Set()
+	if set == nil {
+		return nil, refuse(CodeNoSet, "no enrolment set")
+	}
+	r, ok := set.Find(e.Baseboard)
+	if !ok {
+		return nil, refuse(CodeUnknownSled, "evidence refused: %v is not in the enrolment set of generation %d", e.Baseboard, set.Generation)
+	}
+	x, err := Expect(set, r, c.Selection)
+	if err != nil {
+		return nil, err
+	}
+	v, err := e.Appraise(req, x, c.Seen(r.EKName))
+	if err != nil {
+		return nil, err
+	}
+	c.Remember(r.EKName, v.Seen)
+	return &judged{v, !r.Live()}, nil
+}
+
+// checkHello compares what both sides announced, once the evidence has made the peer's announcement worth believing.
+func checkHello(mine, theirs hello) error {
+	if mine.SetGeneration == theirs.SetGeneration && mine.SetDigest != theirs.SetDigest {
+		return refuse(CodeSetFork, "enrolment set of generation %d: the peer holds another one", mine.SetGeneration)
+	}
+	for _, c := range theirs.Capabilities {
+		if strings.HasPrefix(c, relaxPrefix) && !slices.Contains(mine.Capabilities, c) {
+			return refuse(CodeRelaxation, "evidence refused: the peer runs with %s, this sled does not", c)
+		}
+	}
+	return nil
+}
