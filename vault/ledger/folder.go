@@ -189,6 +189,7 @@ func replace(f folder, name string, data []byte, hook func(step string) error) e
 		do   func() error
 	}{
 		{"write", func() error { return f.Put(temp, data) }},
+		{"check", func() error { return readBack(f, temp, data) }}, // a torn write must not replace a whole file
 		{"rename", func() error { return f.Rename(temp, name) }},
 		{"sync", f.SyncDir},
 		{"verify", func() error { return readBack(f, name, data) }},

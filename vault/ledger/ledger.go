@@ -117,6 +117,7 @@ type Ledger struct {
 	single     bool // the newest file stands on one medium only
 	stopped    bool
 	saves      uint64
+	newest     *File // what stands on the media
 	observed   Observed
 	obsNumber  uint64
 

@@ -60,7 +60,35 @@ func (l *Ledger) protected(ctx context.Context, st wire.LedgerState) error {
 		return err
 	}
 	l.sequence, l.generation, l.epoch = st.Sequence, st.Generation, file.Epoch
-	l.skip, l.single = single, single
+	l.skip, l.single, l.newest = single, single, file
+	return nil
+}
+
+// Refresh signs the platform states anew and stores the approvals with the state that stands there, without moving the
+// counter: after a state was staged for an update, or when the running system has gone on measuring. One medium is
+// enough; if both fail the old approvals stand, and the ledger goes on.
+func (l *Ledger) Refresh(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return errStopped
+	}
+	defer l.publish()
+	approvals, err := l.sealer.Approve(ctx, l.sequence)
+	if err != nil {
+		return err
+	}
+	file := *l.newest
+	file.Approvals = approvals
+	data, err := file.AppendTo(nil)
+	if err != nil {
+		return err
+	}
+	errA, errB := l.writeCopy(0, &file, data), l.writeCopy(1, &file, data)
+	if aborted(errA) || aborted(errB) || (errA != nil && errB != nil) {
+		return reason.Wrap(errors.Join(errA, errB), CodeDegraded, hintFolder, "ledger: approvals not refreshed")
+	}
+	l.newest = &file
 	return nil
 }
 

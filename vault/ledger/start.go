@@ -229,7 +229,7 @@ func (s *start) open(ctx context.Context, blob []byte) (Sealer, uint64, error) {
 func (s *start) settle(ctx context.Context, best *usable) error {
 	file := s.found[best.at].file
 	s.sequence, s.generation, s.epoch = best.state.Sequence, best.state.Generation, file.Epoch
-	s.skip, s.single = best.single, best.single
+	s.skip, s.single, s.newest = best.single, best.single, file
 	other := 1 - best.at
 	switch s.found[other].State {
 	case CopyOK, CopyStale:
