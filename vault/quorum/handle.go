@@ -174,6 +174,10 @@ func (n *Node) onExpunged(from ident.Baseboard, e ident.Epoch) error {
 	case latest == nil:
 		n.note(CodeUnexpected, from, e, KindExpunged, "this sled never was a member")
 		return nil
+	case n.authority != nil && n.known.committed == nil && n.computer == nil:
+		// Prepared for an epoch that was given up, but never a member: it may still become one.
+		n.note(CodeUnexpected, from, e, KindExpunged, "this sled was in no committed configuration")
+		return nil
 	case e < latest.Epoch:
 		n.note(CodeStale, from, e, KindExpunged, "a later configuration is stored")
 		return nil
