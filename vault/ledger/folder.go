@@ -169,6 +169,8 @@ func (f *osFolder) SyncDir() error { return f.dir.Sync() }
 func (f *osFolder) Close() error {
 	var err error
 	if f.dir != nil {
+		// A child that is being started right now holds a duplicate until it executes; unlocking does not wait for it.
+		_ = syscall.Flock(int(f.dir.Fd()), syscall.LOCK_UN) // closing unlocks too
 		err = f.dir.Close()
 	}
 	if f.root != nil {
