@@ -317,11 +317,12 @@ func (s *Sim) rest() {
 	}
 	s.settle()
 	for id, l := range s.loads {
-		s.check(P22, l.boot != s.boot[l.sled.Index], "request %d at %s was never answered", id, l.sled.ID)
+		c := l.sled.Disk.LatestCommittedConfig()
+		s.check(P22, l.boot != s.boot[l.sled.Index] || s.allGone(c), "request %d at %s was never answered", id, l.sled.ID)
 	}
 	for _, sled := range s.Sleds {
-		if s.ctl.gone[sled.Index] {
-			s.check(P6, sled.Disk.Expunged != nil || len(sled.Disk.Commits) == 0, "%s does not know that it is expunged", sled.ID)
+		if c := sled.Disk.LatestCommittedConfig(); c != nil && s.ctl.gone[sled.Index] {
+			s.check(P6, sled.Disk.Expunged != nil || s.allGone(c), "%s does not know that it is expunged", sled.ID)
 		}
 	}
 	for _, m := range last.members {
@@ -330,4 +331,15 @@ func (s *Sim) rest() {
 		s.check(P22, r.Collecting == 0, "%s is still collecting", m.ID)
 	}
 	s.check(P23, len(s.busy) == 0, "messages are left")
+}
+
+// allGone reports whether nobody is left who would tell a member of an old configuration that it is over: sleds ask the
+// members they know, and expunged ones no longer answer.
+func (s *Sim) allGone(c *quorum.Configuration) bool {
+	for _, m := range c.Members {
+		if !s.ctl.gone[s.Find(m.ID).Index] {
+			return false
+		}
+	}
+	return true
 }

@@ -49,9 +49,9 @@ var weights = []struct {
 	kind   ActionKind
 	weight int
 }{
-	{actDeliver, 120}, {actPoll, 10}, {actCommit, 14}, {actLoad, 6}, {actLoadOld, 4}, {actCancel, 1}, {actClear, 2},
-	{actReconfigure, 2}, {actRepeat, 1}, {actCrash, 1}, {actRestart, 5}, {actFailSave, 1}, {actCrashSave, 1},
-	{actLose, 3}, {actConnect, 16}, {actPartition, 1}, {actDuplicate, 3}, {actLie, 6},
+	{actDeliver, 240}, {actPoll, 12}, {actCommit, 20}, {actLoad, 20}, {actLoadOld, 10}, {actCancel, 2}, {actClear, 12},
+	{actReconfigure, 5}, {actRepeat, 1}, {actCrash, 2}, {actRestart, 10}, {actFailSave, 1}, {actCrashSave, 1},
+	{actLose, 4}, {actConnect, 40}, {actPartition, 1}, {actDuplicate, 6}, {actLie, 12},
 }
 
 // Generate makes the actions of a run.
@@ -224,7 +224,7 @@ func (s *Sim) play(a Action) {
 			s.Disconnect(x, y)
 		}
 	case actConnect:
-		s.Connect(s.sled(a.A), s.sled(a.B))
+		s.connect(a)
 	case actPartition:
 		s.partition(a)
 	case actDuplicate:
@@ -245,6 +245,17 @@ func (s *Sim) start(sled *Sled) {
 	s.boot[sled.Index]++
 	s.check(XState, s.Start(sled) == nil, "%s does not start from its own disk", sled.ID)
 	s.fault(FaultRestart)
+}
+
+// connect connects a sled with the next one that it is not connected with.
+func (s *Sim) connect(a Action) {
+	x := s.sled(a.A)
+	for i := range s.Sleds {
+		if y := s.sled(a.B>>1 + uint32(i)); x != y && x.Up() && y.Up() && !s.Connected(x, y) {
+			s.Connect(x, y)
+			return
+		}
+	}
 }
 
 func (s *Sim) partition(a Action) {
