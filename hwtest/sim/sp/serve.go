@@ -71,6 +71,7 @@ type session struct {
 	sp      *SP
 	line    io.ReadWriter
 	partial atomic.Bool // half a request is held, so no idle zeros
+	full    bool        // the last noise found no room; used by the writer only
 }
 
 func (l *session) unblock() {
@@ -181,11 +182,16 @@ func (l *session) send(ctx context.Context, u unit) error {
 	}
 	d, timed := l.line.(deadliner)
 	if timed && u.noise {
-		_ = d.SetWriteDeadline(time.Now().Add(noiseLoss))
+		patience := noiseLoss
+		if l.full {
+			patience = noiseLost
+		}
+		_ = d.SetWriteDeadline(time.Now().Add(patience))
 		defer func() { _ = d.SetWriteDeadline(time.Time{}) }()
 	}
 	for {
 		_, err := l.line.Write(u.bytes)
+		l.full = u.noise && errors.Is(err, os.ErrDeadlineExceeded)
 		switch {
 		case err == nil, u.noise && errors.Is(err, os.ErrDeadlineExceeded):
 			return nil

@@ -34,6 +34,7 @@ type Config struct {
 const (
 	idlePeriod = 200 * time.Millisecond // between idle zeros
 	noiseLoss  = 100 * time.Millisecond // noise that the host does not take within this time is lost
+	noiseLost  = time.Millisecond       // the same, once some was lost and nothing has got through since
 	retryRead  = 50 * time.Millisecond  // after a line without host; never a busy loop
 	outQueue   = 64                     // packets and pieces of noise waiting for the line
 	noisePiece = 1024                   // bytes of noise per entry of the queue
@@ -84,6 +85,18 @@ func (s *SP) Seen(name string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.seen[name]
+}
+
+// SetIdentity changes the identity, as a swapped board would. Text beyond 51 bytes is refused.
+func (s *SP) SetIdentity(model string, revision uint32, serial string) error {
+	id, err := frame.NewIdentity(model, revision, serial)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.identity = id.Append(nil)
+	return nil
 }
 
 // Restart sets the restarted bit, as a crash of the firmware's task does.
