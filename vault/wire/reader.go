@@ -114,7 +114,7 @@ func (r *reader) head() (major byte, arg uint64, indefinite bool) {
 	copy(wide[8-size:], p)
 	arg = binary.BigEndian.Uint64(wide[:])
 	if r.strict && major != majSimple && arg < [...]uint64{24, 1 << 8, 1 << 16, 1 << 32}[info-24] {
-		r.fail(CodeNotCanonical, "have %d in %d bytes, want the shortest form", arg, size)
+		r.fail(CodeNotCanonical, "have a number in %d bytes, want the shortest form", size)
 	}
 	return major, arg, false
 }
@@ -141,7 +141,7 @@ func (r *reader) uint() uint64 { return r.want(majUint) }
 func (r *reader) uint8() uint8 {
 	v := r.uint()
 	if v > math.MaxUint8 {
-		r.fail(CodeRange, "have %d, want at most 255", v)
+		r.fail(CodeRange, "number does not fit one byte") // without the number: it may be part of a share
 		return 0
 	}
 	return uint8(v)
