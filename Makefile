@@ -1,0 +1,52 @@
+# Every target is a plain go command; the README's own commands need no make.
+GO      ?= go
+BIN     := bin
+LDFLAGS := -s -w
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo devel)
+RACE    := ./vault/... ./rot/... ./sealing/... ./tpm/... ./sp/... ./internal/...
+FUZZ    ?= 5s
+ACTIONS ?= 3000000
+
+.PHONY: build check test race demo bench bench-handshake fuzz-smoke sim leak lint vuln docs tpmsim clean
+
+build: ## static binaries in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+
+check: ## what CI runs
+	.ci/run
+
+test: ## every test; a missing tool is a failure
+	RIG_REQUIRE=1 $(GO) test ./...
+
+race: ## the race detector where goroutines meet
+	RIG_REQUIRE=1 $(GO) test -race -short $(RACE)
+
+demo: ## a whole rack on this machine
+	$(GO) run ./cmd/sledvault demo
+
+bench: ## figures of docs/benchmarks.md
+	$(GO) test -run '^$$' -bench . -benchmem ./vault/gfss ./vault/keys ./vault/quorum ./sealing ./vault/ledger ./rot/... ./tpm
+
+fuzz-smoke: ## every fuzz target for a moment
+	.ci/fuzz $(FUZZ)
+
+sim: ## the seeded cluster simulation
+	$(GO) test ./vault/quorum/quorumtest -run Simulation -timeout 60m -v -args -sim.actions=$(ACTIONS)
+
+leak: ## timing leakage of the field arithmetic, with a positive control
+	$(GO) test -tags leak -run Leak -count=1 -v ./vault/gfss
+
+tpmsim: ## the TPM suites on the in-process simulator as well (needs gcc and libssl-dev)
+	$(GO) test -tags tpmsim ./tpm/... ./sealing/...
+
+lint: ## golangci-lint and go fix
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+
+vuln: ## known vulnerabilities; an unreachable database is said, not hidden
+	.ci/vuln
+
+docs: ## man pages and completions
+	$(GO) run ./cmd/sledvault docs docs/man packaging/completions
+
+clean:
+	rm -rf $(BIN)

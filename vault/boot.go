@@ -1,0 +1,251 @@
+// Boot path 3/9: after cmd/sledvaultd/main.go, before sp/identity.go.
+
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/sealing"
+	"github.com/sledvault/sledvault/sp"
+	"github.com/sledvault/sledvault/tpm"
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ledger"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/wire"
+)
+
+// Reasons of the boot.
+const (
+	CodeSoftwareTPM   reason.Code = "relax-software-tpm" // the TPM is a program and the configuration does not allow it
+	CodeForeignTPM    reason.Code = "tpm-foreign"        // the TPM is not the one enrolled for this baseboard
+	CodeForeignBoard  reason.Code = "sp-foreign"         // the enrolment set has no record of this baseboard
+	CodeLostSeal      reason.Code = "lost-seal"
+	CodeStaleSet      reason.Code = "enrolment-stale" // an older enrolment set than the TPM remembers
+	CodeRemovedRecord reason.Code = "enrolment-removed"
+)
+
+// bootUp is the whole order of a boot, one named step per stage (boot-path.md). The APIs serve before it starts, so that
+// status is useful also when a device hangs.
+func (d *Daemon) bootUp(ctx context.Context) error {
+	if err := d.insist(ctx, StepIdentity, d.readIdentity); err != nil {
+		return err
+	}
+	if err := d.insist(ctx, StepTPM, d.openTPM); err != nil {
+		return err
+	}
+	if err := d.insist(ctx, StepSeal, d.openSeal); err != nil {
+		return err
+	}
+	if err := d.awaitClaim(ctx); err != nil {
+		return err
+	}
+	if err := d.insist(ctx, StepPeers, d.startPeers); err != nil {
+		return err
+	}
+	if err := d.awaitMembership(ctx); err != nil {
+		return err
+	}
+	return d.unlockAtBoot(ctx)
+}
+
+// readIdentity asks the service processor who this sled is (sp-wire.md).
+func (d *Daemon) readIdentity(ctx context.Context) error {
+	d.boot.wait("the service processor on "+d.cfg.SP.Port, nil)
+	if d.sp == nil {
+		c, err := sp.Open(sp.Config{Port: d.cfg.SP.Port, Baud: d.cfg.SP.Baud, Deadline: d.cfg.SP.Deadline.std(), Rand: d.rand})
+		if err != nil {
+			return retry(err)
+		}
+		d.setSP(c)
+	}
+	id, err := d.sp.Identity(ctx)
+	if err != nil {
+		return retry(err)
+	}
+	d.setIdentity(id.Baseboard)
+	d.log.Info("identity", "sled", id.Baseboard.String(), "revision", id.Revision)
+	return nil
+}
+
+// openTPM opens the TPM. A TPM that is a program needs the relaxation that says so.
+func (d *Daemon) openTPM(ctx context.Context) error {
+	d.boot.wait("the TPM at "+d.cfg.TPM.Device, nil)
+	t, err := tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM.Device, CommandTimeout: d.cfg.TPM.CommandTimeout.std()})
+	if err != nil {
+		return retry(err)
+	}
+	if t.Software() && !d.cfg.Relax.SoftwareTPM {
+		_ = t.Close()
+		return reason.New(CodeSoftwareTPM, "use a hardware TPM, or for tests only set software-tpm = true under [relax]",
+			"vault: the TPM is a program")
+	}
+	return d.setTPM(ctx, t)
+}
+
+// openSeal finds out whether this sled belongs to a rack, and opens its ledger if so. An unclaimed sled and a sled that
+// lost its seal both wait to be enrolled; the second keeps its old files.
+func (d *Daemon) openSeal(ctx context.Context) error {
+	d.boot.wait("", nil)
+	claim, err := sealing.ReadClaim(ctx, d.sealParams())
+	if err != nil {
+		return retry(err)
+	}
+	envelope, err := ledger.ReadEnrolment(d.dirs())
+	switch {
+	case err == nil:
+	case errors.Is(err, ledger.ErrAbsent) && claim == nil:
+		d.setState(api.StateUnclaimed)
+		return nil
+	default: // wiped or damaged folders of a sled that belongs to a rack, or files without a claim
+		d.loseSeal(reason.Wrap(err, CodeLostSeal, hintReenroll, "vault: the TPM remembers a rack, the state folders do not"))
+		return nil
+	}
+	set, err := enroll.DecodeSet(envelope)
+	if err != nil {
+		d.loseSeal(reason.Wrap(err, CodeLostSeal, hintReenroll, "vault: enrolment set"))
+		return nil
+	}
+	rec, err := d.ownRecord(set)
+	if err != nil {
+		return err
+	}
+	d.setSet(set)
+	if err := d.checkClaim(claim, set); err != nil {
+		d.loseSeal(err)
+		return nil
+	}
+	return d.openLedger(ctx, set, rec)
+}
+
+const hintReenroll = "enroll the sled again: sledvault rack enroll; its disks stay, the other sleds give it a new share"
+
+// ownRecord finds this sled in the set and compares the TPM with it. A daemon on another sled's TPM, or on another
+// sled's board, is told whose it is.
+func (d *Daemon) ownRecord(set *enroll.Set) (*enroll.Record, error) {
+	me := d.identity()
+	rec, ok := set.Find(me)
+	if !ok {
+		return nil, reason.New(CodeForeignBoard, "put the state folders back into their own sled, or remove them to enroll this one",
+			"vault: the state folders belong to a rack that has no sled %s", me)
+	}
+	ek := d.ekName()
+	if string(rec.EKName) == string(ek) {
+		return rec, nil
+	}
+	whose := "an unknown sled"
+	if other, ok := set.FindEK(ek); ok {
+		whose = "sled " + other.Baseboard.String()
+	}
+	return nil, reason.New(CodeForeignTPM, "put TPM and state folders back into their own sleds, or replace the record: sledvault rack enroll",
+		"vault: the TPM of %s is in sled %s: have EK %x, want %x", whose, me, ek, rec.EKName)
+}
+
+// checkClaim compares the enrolment set with what the TPM remembers of it.
+func (d *Daemon) checkClaim(claim *sealing.Claim, set *enroll.Set) error {
+	switch {
+	case claim == nil:
+		return reason.New(CodeLostSeal, hintReenroll, "vault: the TPM was cleared: it remembers no rack, the state folders do")
+	case claim.Rack != set.Rack:
+		return reason.New(CodeLostSeal, hintReenroll, "vault: the TPM remembers rack %s, the state folders rack %s", claim.Rack, set.Rack)
+	case set.Generation < claim.SetGeneration:
+		return reason.New(CodeStaleSet, hintReenroll, "vault: restored enrolment set: have generation %d, want at least %d", set.Generation, claim.SetGeneration)
+	case set.Generation == claim.SetGeneration && set.Digest() != claim.SetDigest:
+		return reason.New(CodeStaleSet, hintReenroll, "vault: the enrolment set is not the one the TPM remembers for generation %d", set.Generation)
+	}
+	return nil
+}
+
+// openLedger unseals and loads the newest usable copy, and repairs the other (ledger.md §5).
+func (d *Daemon) openLedger(ctx context.Context, set *enroll.Set, rec *enroll.Record) error {
+	pins := sealing.Pins{SRKName: rec.SRKName, EKName: rec.EKName, AKName: rec.AKName, CounterName: rec.CounterName}
+	l, st, report, err := ledger.Open(ctx, d.ledgerConfig(), func(ctx context.Context, blob sealing.Blob, approvals []sealing.Approval) (ledger.Sealer, error) {
+		u, err := sealing.Open(ctx, d.sealParams(), pins, set.Rack, blob, approvals)
+		if err != nil {
+			return nil, err
+		}
+		d.setUnsealed(u)
+		return u, nil
+	})
+	for _, n := range report.Notes {
+		d.reasons.CountError(ledger.CodeDamaged, "", n)
+	}
+	if errors.Is(err, ledger.ErrLostSeal) || errors.Is(err, ledger.ErrAbsent) {
+		d.loseSeal(reason.Wrap(err, CodeLostSeal, hintReenroll, "vault: open the ledger"))
+		return nil
+	}
+	if err != nil {
+		return retry(err)
+	}
+	return d.haveLedger(l, st)
+}
+
+// haveLedger publishes an opened or newly made ledger.
+func (d *Daemon) haveLedger(l *ledger.Ledger, st wire.LedgerState) error {
+	s := newStore(l, st, d.counterMoved, d.fail)
+	if err := d.setStore(s); err != nil {
+		return err
+	}
+	d.setState(api.StateClaimed)
+	return nil
+}
+
+// awaitClaim waits while the sled has no usable ledger: until a controller has enrolled it.
+func (d *Daemon) awaitClaim(ctx context.Context) error {
+	if d.getStore() != nil {
+		return nil
+	}
+	d.boot.begin(StepClaim)
+	for d.getStore() == nil {
+		what, err := d.claimWait()
+		d.boot.wait(what, err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.enrolled:
+		}
+	}
+	return nil
+}
+
+// claimWait says what an unclaimed or lost sled waits for.
+func (d *Daemon) claimWait() (string, error) {
+	if err := d.lostReason(); err != nil {
+		return "a controller that enrolls this sled again", err
+	}
+	if d.cfg.Claim.Fingerprint == "" {
+		return "a claim, which nobody may make", reason.New("claim-nobody",
+			"write the fingerprint that sledvault rack new printed into [claim] fingerprint and restart", "vault: no fingerprint is configured")
+	}
+	return "a controller with the key " + d.cfg.Claim.Fingerprint, nil
+}
+
+// awaitMembership waits for a committed configuration that contains this sled.
+func (d *Daemon) awaitMembership(ctx context.Context) error {
+	d.boot.begin(StepQuorum)
+	for {
+		st, _, changed := d.driver.Status()
+		d.refreshState(st)
+		if len(st.Commits) > 0 {
+			return nil
+		}
+		d.boot.wait("a committed configuration: sledvault rack init", nil)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// retry marks a device's error as one that may go away by itself, keeping its code and hint.
+func retry(err error) error {
+	if e, ok := errors.AsType[*reason.Error](err); ok && e.Remedy == reason.Operator {
+		c := *e
+		c.Remedy = reason.Retry
+		return &c
+	}
+	return fmt.Errorf("vault: %w", err)
+}

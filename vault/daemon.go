@@ -1,0 +1,263 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sledvault/sledvault/internal/lockedmem"
+	"github.com/sledvault/sledvault/rot"
+	"github.com/sledvault/sledvault/rot/channel"
+	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/sealing"
+	"github.com/sledvault/sledvault/sp"
+	"github.com/sledvault/sledvault/tpm"
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/ledger"
+	"github.com/sledvault/sledvault/vault/peer"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/unlock"
+)
+
+// Daemon is one sled. Its fields appear as the boot goes on; the APIs answer from what is there.
+type Daemon struct {
+	cfg     Config
+	version string
+	log     *slog.Logger
+	reasons *reason.Log
+	alloc   *lockedmem.Arena
+	rand    io.Reader
+	boot    *progress
+	tls     *channel.Identity // the TLS key of this start
+	failed  chan error        // a defect or a failed save: the daemon must stop
+
+	disks    *disks
+	enrolled chan struct{} // signals that a store appeared or the lost reason changed
+	claim    *claiming     // enrolment in progress, enroll.go
+
+	adopting sync.Mutex // one change of the enrolment set at a time
+
+	seenMu   sync.Mutex
+	seenTPMs map[string]rot.Seen // by EK Name in hex
+	seenNews chan struct{}       // there is something to write down
+
+	mu       sync.RWMutex // guards everything below
+	state    api.State
+	lost     error // why the seal is lost
+	sp       *sp.Client
+	id       ident.Baseboard
+	tpm      *tpm.TPM
+	tpmID    api.TPMIdentity
+	ek       []byte // EK Name
+	set      *enroll.Set
+	unsealed *sealing.Unsealed
+	store    *store
+	attestor *attestor
+	prover   *rot.Prover
+	peers    *peer.Manager
+	driver   *driver
+	stopNet  func() // ends the peer network and waits for it
+	// agentPeers is the list of peer addresses that the bootstrap agent gave; nil: the configuration's.
+	agentPeers []string
+}
+
+// Options are what the command line adds to the configuration.
+type Options struct {
+	Version string
+	Start   time.Time // of the process
+	Log     *slog.Logger
+}
+
+// Run is one life of the daemon. It returns nil when ctx ends.
+func Run(ctx context.Context, cfg Config, o Options) error {
+	d := &Daemon{cfg: cfg, version: o.Version, log: o.Log, reasons: reason.NewLog(), rand: rand.Reader, boot: newProgress(o.Start, o.Log),
+		failed: make(chan error, 1), enrolled: make(chan struct{}, 1), state: api.StateStarting, seenTPMs: map[string]rot.Seen{}, seenNews: make(chan struct{}, 1)}
+	for _, name := range cfg.Relax.Names() {
+		o.Log.Warn("RELAXED: this sled accepts less than it should", "relaxation", name)
+	}
+	if err := d.protect(); err != nil {
+		return err
+	}
+	var err error
+	if d.tls, err = channel.NewIdentity(); err != nil {
+		return fmt.Errorf("vault: make the TLS key: %w", err)
+	}
+	d.disks = newDisks(d, unlock.New(unlock.Config{}))
+	d.claim = &claiming{}
+	return d.serve(ctx)
+}
+
+// protect hardens the process and makes the pages for secrets. What cannot be had is shown in status.
+func (d *Daemon) protect() (err error) {
+	if err := lockedmem.Harden(); err != nil {
+		d.reasons.CountError("harden", "", err)
+		d.log.Warn("the process is not fully hardened", "err", err)
+	}
+	if d.alloc, err = lockedmem.New(); err != nil {
+		return reason.Wrap(err, "locked-memory", "raise the limit: LimitMEMLOCK=infinity, or ulimit -l", "vault: pages for secrets")
+	}
+	return nil
+}
+
+// serve runs the APIs and the boot until ctx ends or something must stop the daemon.
+func (d *Daemon) serve(parent context.Context) error {
+	d.boot.begin(StepAPI)
+	lock, err := lockFolders(d.cfg.State.Copies)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	local, err := api.ListenLocal(api.LocalConfig{Socket: d.cfg.API.Socket, Rules: d.cfg.API.Roles, Node: d, Reasons: d.reasons})
+	if err != nil {
+		return err
+	}
+	underlay, err := api.ListenUnderlay(api.UnderlayConfig{Listen: d.cfg.Underlay.Listen, Certificate: d.tls.Certificate(), Node: d, Reasons: d.reasons})
+	if err != nil {
+		return err
+	}
+	Notify("READY=1\nSTATUS=booting")
+	ctx, cancel := context.WithCancel(parent)
+	var wg sync.WaitGroup
+	start := func(f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				d.fail(err)
+			}
+		})
+	}
+	start(local.Serve)
+	start(underlay.Serve)
+	start(d.bootUp)
+	select {
+	case <-parent.Done():
+	case err = <-d.failed:
+		d.log.Error("stopping", "err", err, "hint", reason.HintOf(err))
+	}
+	cancel()
+	wg.Wait()
+	d.close()
+	return err
+}
+
+// fail stops the daemon. The first cause counts.
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default:
+	}
+}
+
+// close ends what the boot started, and wipes what it unsealed.
+func (d *Daemon) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopNet != nil {
+		d.stopNet()
+	}
+	if d.prover != nil {
+		d.prover.Close()
+	}
+	if d.store != nil {
+		_ = d.store.ledger.Close()
+	}
+	if d.unsealed != nil {
+		d.unsealed.Destroy()
+	}
+	if d.tpm != nil {
+		_ = d.tpm.Close()
+	}
+	if d.sp != nil {
+		_ = d.sp.Close()
+	}
+}
+
+func (d *Daemon) sinceBoot() int64 { return time.Since(d.boot.start).Milliseconds() }
+
+func (d *Daemon) notStarted() error {
+	b := d.boot.snapshot()
+	return reason.Later(api.CodeNotStarted, "see sledvault status", "vault: the boot is at step %s, waiting for %s", b.Step, orNothing(b.Waiting))
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "nobody"
+	}
+	return s
+}
+
+func (d *Daemon) setSP(c *sp.Client) { d.mu.Lock(); defer d.mu.Unlock(); d.sp = c }
+
+func (d *Daemon) setIdentity(b ident.Baseboard) { d.mu.Lock(); defer d.mu.Unlock(); d.id = b }
+
+func (d *Daemon) identity() ident.Baseboard { d.mu.RLock(); defer d.mu.RUnlock(); return d.id }
+
+func (d *Daemon) setState(s api.State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != s {
+		d.log.Info("state", "from", d.state, "to", s)
+		d.state = s
+	}
+}
+
+func (d *Daemon) getState() api.State { d.mu.RLock(); defer d.mu.RUnlock(); return d.state }
+
+func (d *Daemon) setSet(s *enroll.Set) { d.mu.Lock(); defer d.mu.Unlock(); d.set = s }
+
+// Set is the current enrolment set, nil while unclaimed.
+func (d *Daemon) Set() *enroll.Set { d.mu.RLock(); defer d.mu.RUnlock(); return d.set }
+
+func (d *Daemon) setUnsealed(u *sealing.Unsealed) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unsealed != nil && d.unsealed != u {
+		d.unsealed.Destroy()
+	}
+	d.unsealed = u
+}
+
+func (d *Daemon) getStore() *store { d.mu.RLock(); defer d.mu.RUnlock(); return d.store }
+
+func (d *Daemon) getDriver() *driver { d.mu.RLock(); defer d.mu.RUnlock(); return d.driver }
+
+func (d *Daemon) ekName() []byte { d.mu.RLock(); defer d.mu.RUnlock(); return d.ek }
+
+func (d *Daemon) rack() (ident.RackID, bool) {
+	if s := d.Set(); s != nil {
+		return s.Rack, true
+	}
+	return ident.RackID{}, false
+}
+
+// loseSeal puts the sled into the state lost-seal: it keeps its files, starts no peers and waits to be enrolled again.
+func (d *Daemon) loseSeal(err error) {
+	d.reasons.CountError(CodeLostSeal, "", err)
+	d.log.Error("lost seal", "err", err, "hint", reason.HintOf(err))
+	d.mu.Lock()
+	d.lost = err
+	d.mu.Unlock()
+	d.setState(api.StateLostSeal)
+}
+
+func (d *Daemon) lostReason() error { d.mu.RLock(); defer d.mu.RUnlock(); return d.lost }
+
+func (d *Daemon) dirs() [2]string { return [2]string{d.cfg.State.Copies[0], d.cfg.State.Copies[1]} }
+
+func (d *Daemon) sealParams() sealing.Params {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return sealing.Params{TPM: d.tpm, Alloc: d.alloc, Rand: d.rand, Baseboard: d.id, PCRs: d.cfg.TPM.PCRs,
+		CounterIndex: d.cfg.TPM.CounterIndex, ClaimIndex: d.cfg.TPM.ClaimIndex, AuthDirs: d.dirs()}
+}
+
+func (d *Daemon) ledgerConfig() ledger.Config {
+	return ledger.Config{Dirs: d.dirs(), Baseboard: d.identity(), Alloc: d.alloc, Rand: d.rand}
+}
+
+// std converts to the standard type.
+func (d Duration) std() time.Duration { return time.Duration(d) }

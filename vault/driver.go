@@ -1,0 +1,236 @@
+// Boot path 6/9: after sealing/open.go, before vault/quorum/node.go.
+
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/peer"
+	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/wire"
+)
+
+// requestQueue bounds the requests that wait for the node. A full queue answers "busy": an API caller can come again.
+const requestQueue = 32
+
+// driver owns the trust-quorum node: one goroutine, one input at a time, stored before sent.
+type driver struct {
+	node    *quorum.Node
+	store   *store
+	reasons *reason.Log
+	log     *slog.Logger
+
+	peers    *peer.Manager
+	requests chan *request
+	done     chan struct{}                          // closed when run returns
+	replies  map[quorum.RequestID]chan quorum.Reply // owned by the goroutine
+	nextID   quorum.RequestID
+
+	committed func(ident.Epoch) // the latest committed epoch changed
+
+	mu      sync.Mutex
+	status  quorum.Status // as of the last step
+	version uint64        // counts changes of status
+	changed chan struct{} // closed and replaced at each change
+}
+
+// request is one input from inside the daemon.
+type request struct {
+	in      func(quorum.RequestID) quorum.Input
+	reply   chan quorum.Reply // room for one; nil where none is awaited
+	id      quorum.RequestID  // set by the driver's goroutine
+	cancels *request          // an earlier request whose caller gave up; then in is nil
+}
+
+func newDriver(node *quorum.Node, st *store, peers *peer.Manager, reasons *reason.Log, log *slog.Logger, committed func(ident.Epoch)) *driver {
+	return &driver{node: node, store: st, reasons: reasons, log: log, peers: peers, committed: committed,
+		requests: make(chan *request, requestQueue), done: make(chan struct{}), replies: map[quorum.RequestID]chan quorum.Reply{},
+		status: node.Status(), version: 1, changed: make(chan struct{})}
+}
+
+// run is the loop. It returns nil when ctx ends, and an error when the daemon must stop.
+func (d *driver) run(ctx context.Context) error {
+	defer close(d.done)
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-d.requests:
+			err = d.serve(ctx, r)
+		case ev, ok := <-d.peers.Events():
+			if !ok {
+				return nil
+			}
+			if in := d.fromPeer(ev); in != nil {
+				err = d.step(ctx, 0, in)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// serve runs one request, or withdraws an earlier one whose caller gave up; a secret that came all the same is wiped.
+func (d *driver) serve(ctx context.Context, r *request) error {
+	if c := r.cancels; c != nil {
+		delete(d.replies, c.id)
+		select {
+		case rep := <-c.reply:
+			rep.Secret.Destroy()
+		default:
+		}
+		return d.step(ctx, 0, quorum.CancelLoad{ID: c.id})
+	}
+	d.nextID++
+	r.id = d.nextID
+	if r.reply != nil {
+		d.replies[r.id] = r.reply
+	}
+	return d.step(ctx, r.id, r.in(r.id))
+}
+
+// step is the whole life of one input: step, save, send, reply, tell. An error ends the daemon.
+func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input) error {
+	out, err := d.node.Step(in)
+	if err != nil {
+		if isInvariant(err) {
+			return fmt.Errorf("vault: trust-quorum node: %w", err)
+		}
+		d.answer(quorum.Reply{ID: id, Err: err}) // this input was refused, the state is untouched
+		return nil
+	}
+	fx, err := out.Durable(func(st quorum.State) error {
+		return d.store.update(ctx, func(l *wire.LedgerState) { l.Quorum = st })
+	})
+	if err != nil {
+		return fmt.Errorf("vault: save the ledger: %w", err)
+	}
+	d.refresh()
+	for _, e := range fx.Send {
+		d.send(e)
+	}
+	for _, r := range fx.Replies {
+		d.answer(r)
+	}
+	for _, n := range fx.Notes {
+		d.reasons.Count(n.Code, peerName(n.Peer), fmt.Sprintf("epoch %d: %s", n.Epoch, n.Text))
+		d.log.Debug("quorum", "code", n.Code, "peer", peerName(n.Peer), "epoch", n.Epoch, "text", n.Text)
+	}
+	for _, a := range fx.Alarms {
+		d.reasons.Count(reason.Code("alarm-"+string(a.Kind)), peerName(a.From), a.Text)
+		d.log.Error("alarm", "kind", a.Kind, "epoch", a.Epoch, "peer", peerName(a.From), "text", a.Text)
+	}
+	if fx.Committed != 0 {
+		d.log.Info("committed", "epoch", fx.Committed)
+		d.committed(fx.Committed)
+	}
+	return nil
+}
+
+func isInvariant(err error) bool {
+	_, ok := errors.AsType[*quorum.InvariantError](err)
+	return ok
+}
+
+func peerName(b ident.Baseboard) string {
+	if b.IsZero() {
+		return ""
+	}
+	return b.String()
+}
+
+// answer hands a reply to whoever waits for it; a secret nobody waits for is wiped.
+func (d *driver) answer(r quorum.Reply) {
+	ch := d.replies[r.ID]
+	delete(d.replies, r.ID)
+	if ch == nil {
+		r.Secret.Destroy()
+		return
+	}
+	ch <- r // buffered: one reply per request
+}
+
+// refresh publishes the node's status and wakes whoever waits for a change.
+func (d *driver) refresh() {
+	st := d.node.Status()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.status = st
+	d.version++
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// Status returns the node's status and a channel that closes at the next change.
+func (d *driver) Status() (quorum.Status, uint64, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.status, d.version, d.changed
+}
+
+// send hands a message to the peer's connection. What cannot be sent is counted there; loss implies a disconnect, and
+// the node sends again when the peer comes back. The secrets of the message are wiped once its bytes are queued.
+func (d *driver) send(e quorum.Envelope) {
+	if err := d.peers.Send(e.To, wire.TQ{Message: e.Message}); err != nil {
+		d.log.Debug("not sent", "peer", e.To.String(), "kind", quorum.KindOf(e.Message.Kind), "err", err)
+	}
+	wire.Destroy(wire.TQ{Message: e.Message})
+}
+
+// fromPeer turns a connection event into an input, or nil.
+func (d *driver) fromPeer(ev peer.Event) quorum.Input {
+	switch ev := ev.(type) {
+	case peer.Up:
+		d.log.Info("peer up", "peer", ev.Peer.String())
+		return quorum.PeerUp{Peer: ev.Peer, Capabilities: ev.Capabilities}
+	case peer.Down:
+		d.log.Info("peer down", "peer", ev.Peer.String())
+		return quorum.PeerDown{Peer: ev.Peer}
+	case peer.Message:
+		if m, ok := ev.Msg.(wire.TQ); ok {
+			return quorum.PeerMessage{From: ev.From, Message: m.Message}
+		}
+		d.reasons.Count("peer-message-unserved", ev.From.String(), fmt.Sprintf("%T is not served by this version", ev.Msg))
+	}
+	return nil
+}
+
+// do sends one request and waits for its reply.
+func (d *driver) do(ctx context.Context, in func(quorum.RequestID) quorum.Input) (quorum.Reply, error) {
+	r := &request{in: in, reply: make(chan quorum.Reply, 1)}
+	select {
+	case d.requests <- r:
+	default:
+		return quorum.Reply{}, reason.Later(api.CodeBusy, "try again", "vault: %d requests wait already", requestQueue)
+	}
+	select {
+	case rep := <-r.reply:
+		return rep, rep.Err
+	case <-ctx.Done():
+		d.enqueue(&request{cancels: r})
+		return quorum.Reply{}, ctx.Err()
+	case <-d.done:
+		return quorum.Reply{}, reason.Later(api.CodeNotStarted, "try again", "vault: the daemon is stopping")
+	}
+}
+
+// tell sends an input that has no reply.
+func (d *driver) tell(in quorum.Input) {
+	d.enqueue(&request{in: func(quorum.RequestID) quorum.Input { return in }})
+}
+
+func (d *driver) enqueue(r *request) {
+	select {
+	case d.requests <- r:
+	case <-d.done:
+	}
+}

@@ -1,0 +1,44 @@
+package vault
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sledvault/sledvault/vault/reason"
+)
+
+// lockName is the file in each state folder that a running daemon holds locked.
+const lockName = "sledvaultd.lock"
+
+// folderLocks keep a second daemon off the state folders.
+type folderLocks []*os.File
+
+// lockFolders locks the state folders. A folder that is not there is the ledger's business, not ours.
+func lockFolders(dirs []string) (folderLocks, error) {
+	var locks folderLocks
+	for _, dir := range dirs {
+		f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			locks.release()
+			return nil, reason.Wrap(err, "state-folder", "the state folders must belong to the daemon's user", "vault: open %s", dir)
+		}
+		locks = append(locks, f)
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			locks.release()
+			return nil, reason.New("state-folder-busy", "stop the other sledvaultd", "vault: another sledvaultd runs on %s", dir)
+		}
+	}
+	return locks, nil
+}
+
+func (l folderLocks) release() {
+	for _, f := range l {
+		_ = f.Close()
+	}
+}

@@ -1,0 +1,257 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/rack"
+	"github.com/sledvault/sledvault/vault/rack/journal"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/wire"
+)
+
+// Pauses between attempts to reach a sled that does not answer.
+const (
+	retryFirst = 50 * time.Millisecond
+	retryLast  = 2 * time.Second
+)
+
+// Init makes the rack's first configuration: all sleds of the rack file, or goes on with one that was begun. It returns
+// when every member has acknowledged the commit, or with the reason why it cannot go on before ctx ends. It may be run
+// again at any point.
+func (c *Controller) Init(ctx context.Context) (*rack.Change, error) {
+	j, st, err := journal.Open(c.file.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = j.Close() }()
+	if st.Change == nil || st.Change.Phase == rack.Aborted {
+		if err := c.begin(ctx, j, &st); err != nil {
+			return nil, err
+		}
+	}
+	if ch := st.Change; ch.Phase == rack.Done {
+		return ch, st.BeginInit(ch.Members, ch.Threshold) // says that there is nothing to do
+	}
+	for st.Change.Phase == rack.Preparing {
+		if err := c.prepare(ctx, j, &st); err != nil && !errors.Is(err, errAgain) {
+			return st.Change, c.gaveUp(ctx, st.Change, err)
+		}
+	}
+	if err := c.commit(ctx, j, &st); err != nil {
+		return st.Change, c.gaveUp(ctx, st.Change, err)
+	}
+	return st.Change, nil
+}
+
+// begin records a first configuration of every sled in the rack file. No epoch that a sled has seen is used again.
+func (c *Controller) begin(ctx context.Context, j *journal.Journal, st *rack.State) error {
+	if c.set == nil {
+		return reason.New(CodeNotEnrolled, "enroll the sleds first: sledvault rack enroll", "rack: no sled is enrolled")
+	}
+	var members []ident.Baseboard
+	for _, s := range c.file.Sleds {
+		if _, ok := c.set.Find(s.Baseboard()); !ok {
+			return reason.New(CodeNotEnrolled, "enroll it: sledvault rack enroll", "rack: sled %s is not enrolled", s.Label())
+		}
+		members = append(members, s.Baseboard())
+	}
+	for _, r := range c.Sleds(ctx) {
+		if r.Status == nil || r.Status.Quorum == nil {
+			continue
+		}
+		for _, e := range r.Status.Quorum.Configs {
+			st.Observe(e)
+		}
+	}
+	st.Rack = c.set.Rack
+	if err := st.BeginInit(members, ident.Threshold(c.file.Threshold)); err != nil {
+		return err
+	}
+	return j.Save(*st)
+}
+
+// gaveUp adds to an error who is being waited for.
+func (c *Controller) gaveUp(ctx context.Context, ch *rack.Change, err error) error {
+	if ctx.Err() == nil || reason.RemedyOf(err) == reason.Usage {
+		return err
+	}
+	missing := ""
+	for _, m := range ch.Missing() {
+		missing += " " + c.label(m)
+	}
+	what := "to acknowledge the prepare"
+	if ch.Phase == rack.Decided {
+		what = "to acknowledge the commit"
+	}
+	e := reason.Later("rack-waiting", "power the missing sleds on and run the command again; it goes on where it stopped",
+		"rack: epoch %d is %s and waits for members %s:%s", ch.Epoch, ch.Phase, what, missing)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		e.Cause = err
+	}
+	return e
+}
+
+// prepare has the coordinator hand out the shares, and records the decision once enough members have acknowledged.
+func (c *Controller) prepare(ctx context.Context, j *journal.Journal, st *rack.State) error {
+	ch := st.Change
+	grant := &quorum.Grant{RackID: st.Rack, Epoch: ch.Epoch, Coordinator: ch.Coordinator, Members: ch.Members, Threshold: ch.Threshold, LastCommitted: ch.LastCommitted}
+	if err := enroll.SignGrant(c.key, grant); err != nil {
+		return err
+	}
+	req := api.ReconfigureRequest{RackID: st.Rack, Epoch: ch.Epoch, Members: ch.Members, Threshold: ch.Threshold, Grant: api.GrantOf(grant)}
+	if ch.LastCommitted != 0 {
+		req.LastCommitted = &ch.LastCommitted
+	}
+	return c.insist(ctx, ch.Coordinator, func(s *Sledlink) error {
+		if err := s.Reconfigure(ctx, req); err != nil {
+			return c.afterRefusal(ctx, s, j, st, err)
+		}
+		return c.watch(ctx, s, j, st)
+	})
+}
+
+// afterRefusal handles a coordinator that lost its memory: it holds the configuration of this epoch and coordinates it
+// no longer. The epoch is given up; the command begins again with the next one.
+func (c *Controller) afterRefusal(ctx context.Context, s *Sledlink, j *journal.Journal, st *rack.State, err error) error {
+	if reason.CodeOf(err) != quorum.CodePreparedEpochMismatch {
+		return err
+	}
+	cs, statusErr := s.Coordinator(ctx, 0)
+	if statusErr != nil || cs.Epoch == st.Change.Epoch {
+		return c.watch(ctx, s, j, st)
+	}
+	ch := st.Change
+	if err := ch.Abort(); err != nil {
+		return err
+	}
+	c.note("epoch %d: coordinator %s restarted before the decision; beginning again", ch.Epoch, c.label(ch.Coordinator))
+	if ch.LastCommitted == 0 {
+		if err := st.BeginInit(ch.Members, ch.Threshold); err != nil {
+			return err
+		}
+	}
+	if err := j.Save(*st); err != nil {
+		return err
+	}
+	return errAgain
+}
+
+// errAgain says that the change was begun anew with another epoch.
+var errAgain = errors.New("controller: again")
+
+// watch follows the coordinator until the change is decided. Each answer comes when something has changed.
+func (c *Controller) watch(ctx context.Context, s *Sledlink, j *journal.Journal, st *rack.State) error {
+	ch := st.Change
+	for after := uint64(0); ; {
+		cs, err := s.Coordinator(ctx, after)
+		if err != nil {
+			return err
+		}
+		after = cs.Version
+		if cs.Epoch != ch.Epoch {
+			if cs.Epoch == 0 && after != 0 {
+				return c.afterRefusal(ctx, s, j, st, reason.New(quorum.CodePreparedEpochMismatch, "", "rack: %s coordinates no longer", c.label(ch.Coordinator)))
+			}
+			continue
+		}
+		cfg, err := wire.DecodeConfigurationJSON(cs.Config)
+		if err != nil {
+			return reason.Wrap(err, rack.CodeMismatch, "treat the sled as compromised", "rack: coordinator's configuration")
+		}
+		changed, err := ch.Prepared(cfg, cs.Acked)
+		if err != nil {
+			return err
+		}
+		if changed {
+			c.progress(ch)
+		}
+		if !ch.Ready() {
+			continue
+		}
+		cert, err := enroll.SignCertificate(c.key, cfg)
+		if err != nil {
+			return err
+		}
+		if err := ch.Decide(cfg, cert); err != nil {
+			return err
+		}
+		if err := j.Save(*st); err != nil { // before the first commit leaves
+			return err
+		}
+		c.progress(ch)
+		return nil
+	}
+}
+
+// commit sends the decision to every member that has not acknowledged it, at the same time, until all have.
+func (c *Controller) commit(ctx context.Context, j *journal.Journal, st *rack.State) error {
+	ch := st.Change
+	full, err := api.ConfigReply(ch.Config, ch.Certificate)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex // guards ch and the journal
+	var wg sync.WaitGroup
+	errs := make(chan error, len(ch.Members))
+	for _, m := range ch.Missing() {
+		wg.Go(func() {
+			if err := c.commitOne(ctx, st.Rack, ch, full, m); err != nil {
+				errs <- err
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if ch.CommittedBy(m) {
+				c.progress(ch)
+				if err := j.Save(*st); err != nil {
+					errs <- err
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	return <-errs // nil when empty
+}
+
+// commitOne commits at one member: plainly where it has acknowledged the prepare, with the whole configuration where
+// it has not or says so.
+func (c *Controller) commitOne(ctx context.Context, id ident.RackID, ch *rack.Change, full api.PrepareAndCommitRequest, m ident.Baseboard) error {
+	return c.insist(ctx, m, func(s *Sledlink) error {
+		st, err := s.Commit(ctx, api.CommitRequest{RackID: id, Epoch: ch.Epoch, Certificate: full.Certificate})
+		if reason.CodeOf(err) == quorum.CodeNotPrepared {
+			st, err = s.PrepareAndCommit(ctx, full)
+		}
+		if err == nil && st != quorum.Committed {
+			err = reason.Later("rack-commit-pending", "", "rack: %s computes its share", c.label(m))
+		}
+		return err
+	})
+}
+
+// insist runs f on a proved connection to the sled, again and again while what fails may succeed later.
+func (c *Controller) insist(ctx context.Context, b ident.Baseboard, f func(*Sledlink) error) error {
+	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
+		s, err := c.link(ctx, b)
+		if err == nil {
+			err = f(s)
+			_ = s.Close()
+		}
+		if err == nil || reason.RemedyOf(err) != reason.Retry {
+			return err
+		}
+		c.waitingFor(b, err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}

@@ -1,0 +1,196 @@
+// Package journal keeps the controller's state on disk: one file, replaced as a whole and synced before the controller
+// acts on it, locked against a second controller.
+//
+// A damaged journal is refused by name, never treated as absent: starting over would let a decided epoch be aborted.
+// If the file is lost for good, remove it and let the next change observe the highest epoch that any sled reports.
+package journal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/rack"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/wire"
+)
+
+// Names of the files in the controller's folder.
+const (
+	fileName = "journal.json"
+	lockName = "journal.lock"
+)
+
+// version of the file's format.
+const version = 1
+
+// Reasons of this package.
+const (
+	CodeLocked  reason.Code = "journal-locked"  // another controller runs on this folder
+	CodeDamaged reason.Code = "journal-damaged" // the file cannot be read
+	CodeSave    reason.Code = "journal-save"    // the state could not be written; nothing was sent
+)
+
+// file is the journal's form on disk.
+type file struct {
+	Version int             `json:"version"`
+	SHA256  string          `json:"sha256"` // of the state's bytes
+	State   json.RawMessage `json:"state"`
+}
+
+type state struct {
+	Rack        ident.RackID     `json:"rack_id"`
+	Highest     ident.Epoch      `json:"highest_epoch"`
+	Change      *rack.Change     `json:"change"`
+	Config      json.RawMessage  `json:"config,omitempty"`
+	Certificate *api.Certificate `json:"certificate,omitempty"`
+}
+
+// Journal is an open journal. It belongs to one controller at a time.
+type Journal struct {
+	dir  string
+	lock *os.File
+}
+
+// Open locks the folder and reads the state. A folder without a journal gives an empty state.
+func Open(dir string) (*Journal, rack.State, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, rack.State{}, reason.Wrap(err, CodeSave, "check the folder of the rack file", "journal: open lock")
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, rack.State{}, reason.Later(CodeLocked, "wait for the other rack command, or stop it", "journal: another controller works in %s", dir)
+	}
+	j := &Journal{dir: dir, lock: lock}
+	st, err := j.load()
+	if err != nil {
+		_ = j.Close()
+		return nil, rack.State{}, err
+	}
+	return j, st, nil
+}
+
+// Peek reads the state without the lock, for status.
+func Peek(dir string) (rack.State, error) { return (&Journal{dir: dir}).load() }
+
+// Close releases the lock.
+func (j *Journal) Close() error { return j.lock.Close() }
+
+func (j *Journal) load() (rack.State, error) {
+	b, err := os.ReadFile(filepath.Join(j.dir, fileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return rack.State{}, nil
+	}
+	if err != nil {
+		return rack.State{}, damaged(err)
+	}
+	var f file
+	if err := strict(b, &f); err != nil {
+		return rack.State{}, damaged(err)
+	}
+	if f.Version != version {
+		return rack.State{}, damaged(fmt.Errorf("have version %d, want %d", f.Version, version))
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, f.State); err != nil {
+		return rack.State{}, damaged(err)
+	}
+	if sum := sha256.Sum256(compact.Bytes()); hex.EncodeToString(sum[:]) != f.SHA256 {
+		return rack.State{}, damaged(errors.New("checksum mismatch"))
+	}
+	st, err := decode(f.State)
+	if err != nil {
+		return rack.State{}, damaged(err)
+	}
+	return st, nil
+}
+
+func damaged(err error) error {
+	return reason.Wrap(err, CodeDamaged, "restore journal.json from a backup; only if there is none remove it: the sleds know the epochs", "journal: read %s", fileName)
+}
+
+func strict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+func decode(b []byte) (rack.State, error) {
+	var s state
+	if err := strict(b, &s); err != nil {
+		return rack.State{}, err
+	}
+	out := rack.State{Rack: s.Rack, Highest: s.Highest, Change: s.Change}
+	if s.Change == nil || len(s.Config) == 0 {
+		return out, nil
+	}
+	cfg, err := wire.DecodeConfigurationJSON(s.Config)
+	if err != nil {
+		return rack.State{}, err
+	}
+	cert, err := s.Certificate.ToQuorum()
+	s.Change.Config, s.Change.Certificate = cfg, cert
+	return out, err
+}
+
+func encode(st rack.State) ([]byte, error) {
+	s := state{Rack: st.Rack, Highest: st.Highest, Change: st.Change}
+	if c := st.Change; c != nil && c.Config != nil {
+		var err error
+		if s.Config, err = wire.EncodeConfigurationJSON(c.Config); err != nil {
+			return nil, err
+		}
+		s.Certificate = api.CertificateOf(c.Certificate)
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b)
+	return json.MarshalIndent(file{Version: version, SHA256: hex.EncodeToString(sum[:]), State: b}, "", " ")
+}
+
+// Save makes the state durable. When it returns nil, the state survives a power cut.
+func (j *Journal) Save(st rack.State) error {
+	b, err := encode(st)
+	if err == nil {
+		err = WriteFile(filepath.Join(j.dir, fileName), b, 0o600)
+	}
+	if err != nil {
+		return reason.Wrap(err, CodeSave, "free space in the folder of the rack file, then run the command again", "journal: save")
+	}
+	return nil
+}
+
+// WriteFile replaces a file durably: written beside it, synced, renamed, its folder synced.
+func WriteFile(path string, b []byte, mode fs.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	_, err = tmp.Write(b)
+	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

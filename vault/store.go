@@ -1,0 +1,105 @@
+package vault
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/sledvault/sledvault/rot"
+	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/vault/ledger"
+	"github.com/sledvault/sledvault/vault/wire"
+)
+
+// store is the durable state of a claimed sled: the ledger and what it holds at the moment. Everything that changes it
+// goes through update, which returns only when the change is on disk and the counter has moved (ledger.md §4).
+type store struct {
+	mu     sync.Mutex
+	ledger *ledger.Ledger
+	state  wire.LedgerState
+
+	facts   sync.RWMutex // guards what evidence claims about the state
+	current rot.Facts
+
+	saved func() // called after each protected save: the counter moved, so evidence must be made anew
+	fatal func(error)
+}
+
+func newStore(l *ledger.Ledger, st wire.LedgerState, saved func(), fatal func(error)) *store {
+	s := &store{ledger: l, state: st, saved: saved, fatal: fatal}
+	s.publish()
+	return s
+}
+
+func (s *store) publish() {
+	st := s.ledger.Status()
+	s.facts.Lock()
+	defer s.facts.Unlock()
+	s.current = rot.Facts{SetGeneration: s.state.SetGeneration, LedgerSequence: st.Sequence, LedgerGeneration: st.Generation}
+}
+
+// Facts is what evidence says about the state.
+func (s *store) Facts() rot.Facts {
+	s.facts.RLock()
+	defer s.facts.RUnlock()
+	return s.current
+}
+
+// update changes the state and saves it. If it cannot be saved the daemon stops: nothing may be promised that a
+// restart would forget.
+func (s *store) update(ctx context.Context, change func(*wire.LedgerState)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.state
+	next.Disks = slices.Clone(next.Disks)
+	change(&next)
+	if err := s.ledger.Save(ctx, next); err != nil {
+		s.fatal(err)
+		return err
+	}
+	s.state = next
+	s.publish()
+	s.saved()
+	return nil
+}
+
+// saveSet replaces the enrolment set on both media and in the state.
+func (s *store) saveSet(ctx context.Context, set *enroll.Set, envelope []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.state
+	next.SetGeneration, next.SetDigest = set.Generation, set.Digest()
+	if err := s.ledger.SaveSet(ctx, envelope, next); err != nil {
+		s.fatal(err)
+		return err
+	}
+	s.state = next
+	s.publish()
+	s.saved()
+	return nil
+}
+
+// observe changes the observed part, which moves no counter.
+func (s *store) observe(ctx context.Context, change func(*ledger.Observed)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.ledger.Observed()
+	change(&o)
+	return s.ledger.SaveObserved(ctx, o)
+}
+
+// snapshot returns the state; its maps and slices are not changed by anybody.
+func (s *store) snapshot() wire.LedgerState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+func (s *store) disk(id string) (wire.DiskRecord, bool) {
+	st := s.snapshot()
+	i := slices.IndexFunc(st.Disks, func(d wire.DiskRecord) bool { return d.ID == id })
+	if i < 0 {
+		return wire.DiskRecord{}, false
+	}
+	return st.Disks[i], true
+}
