@@ -123,7 +123,7 @@ func (n *Node) onShare(from ident.Baseboard, m ShareReply) error {
 	var err error
 	switch {
 	case !n.wantsShare(m.Epoch):
-		n.note(CodeUnexpected, from, m.Epoch, KindShare, "nobody collects shares of this epoch")
+		n.note(CodeShareNotNeeded, from, m.Epoch, KindShare, "")
 		return nil
 	case n.coord != nil:
 		err = n.coordinatorShare(from, m)

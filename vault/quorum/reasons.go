@@ -50,6 +50,7 @@ const (
 	CodeStale                reason.Code = "quorum-stale"                  // about an epoch that is over
 	CodeNotMember            reason.Code = "quorum-not-member"             // a configuration without this sled, or without the peer
 	CodeUnexpected           reason.Code = "quorum-unexpected"             // an answer that nobody waits for
+	CodeShareNotNeeded       reason.Code = "quorum-share-not-needed"       // a share after the last one that was needed
 	CodeNotCoordinator       reason.Code = "quorum-not-coordinator"        // a Prepare by someone else than its coordinator
 	CodeShareInvalid         reason.Code = "quorum-share-invalid"          // number or digest do not fit the configuration
 	CodeConfigConflict       reason.Code = "quorum-configuration-conflict" // another configuration of the same epoch is stored

@@ -16,6 +16,8 @@ import (
 type Cluster struct {
 	Auth  Authority
 	Sleds []*Sled
+	// Alloc is for nodes that start from now on.
+	Alloc secret.Allocator
 	// Save decides the fate of each save; nil saves always. Whatever it returns, the disk holds what it stored.
 	Save func(s *Sled, st quorum.State) error
 	// Seen gets the effects of every step after they are released and before they are sent; may be nil.
@@ -53,7 +55,7 @@ func RackID() ident.RackID { return ident.RackID{0x5, 0x1, 0xed} }
 
 // NewCluster makes sleds that are up and not connected. Part numbers are "sled"; names become serial numbers.
 func NewCluster(seed uint64, names ...string) *Cluster {
-	c := &Cluster{Auth: Authority{Key: seed, Rack: RackID()}, index: map[ident.Baseboard]int{}, seed: seed}
+	c := &Cluster{Auth: Authority{Key: seed, Rack: RackID()}, Alloc: secret.Heap{}, index: map[ident.Baseboard]int{}, seed: seed}
 	for i, name := range names {
 		s := &Sled{Index: i, ID: ident.Baseboard{Part: "sled", Serial: name}, Capabilities: []string{quorum.CapabilityAuthority}}
 		c.Sleds = append(c.Sleds, s)
@@ -89,7 +91,7 @@ func (c *Cluster) Find(id ident.Baseboard) *Sled {
 func (c *Cluster) Start(s *Sled) error {
 	c.boots++
 	n, err := quorum.New(quorum.Config{
-		ID: s.ID, Alloc: secret.Heap{}, Authority: c.Auth,
+		ID: s.ID, Alloc: c.Alloc, Authority: c.Auth,
 		Rand: randReader{rand.NewPCG(c.seed, c.boots<<8|uint64(s.Index))},
 	}, s.Disk)
 	if err != nil {

@@ -1,0 +1,428 @@
+package quorum_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/sledvault/sledvault/vault/gfss"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/quorum/quorumtest"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/secret"
+)
+
+// TestTranscripts plays the stories in testdata. A story names its sleds first; then each command does one thing and
+// shows what happened: messages as "from -> to kind epoch", below them what the receiver made of it. Rewrite with
+// "go test -run Transcripts -rewrite".
+func TestTranscripts(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.txt")
+	ok(t, err)
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			s := &story{}
+			datadriven.RunTest(t, f, func(t *testing.T, d *datadriven.TestData) string {
+				s.out.Reset()
+				s.play(t, d)
+				return s.out.String()
+			})
+		})
+	}
+}
+
+type story struct {
+	*quorumtest.Cluster
+	out     strings.Builder
+	secrets []secret.RackSecret
+	last    map[ident.Epoch]*quorum.Configuration // forged ones
+	shares  map[ident.Epoch][]gfss.Share
+	failing string // sled whose next save fails
+}
+
+func (s *story) say(format string, args ...any) { fmt.Fprintf(&s.out, format+"\n", args...) }
+
+// names gives a secret a letter, so that equal ones are seen to be equal.
+func (s *story) name(sec secret.RackSecret) string {
+	for i, have := range s.secrets {
+		if have.Equal(sec) {
+			return string(rune('A' + i))
+		}
+	}
+	s.secrets = append(s.secrets, sec)
+	return string(rune('A' + len(s.secrets) - 1))
+}
+
+func short(c reason.Code) string { return strings.TrimPrefix(string(c), "quorum-") }
+
+func (s *story) effects(at *quorumtest.Sled, fx *quorum.Effects) {
+	who := at.ID.Serial
+	for _, n := range fx.Notes {
+		line := fmt.Sprintf("    %s: %s", who, short(n.Code))
+		if n.Epoch != 0 {
+			line += fmt.Sprintf(" %d", n.Epoch)
+		}
+		if !n.Peer.IsZero() {
+			line += " (" + n.Peer.Serial + ")"
+		}
+		if n.Text != "" {
+			line += ": " + n.Text
+		}
+		s.say("%s", line)
+	}
+	for _, a := range fx.Alarms {
+		s.say("    %s: ALARM %s %d (%s)", who, a.Kind, a.Epoch, a.From.Serial)
+	}
+	for _, r := range fx.Replies {
+		switch {
+		case r.Err != nil:
+			s.say("    %s: reply %d: refused: %s", who, r.ID, short(reason.CodeOf(r.Err)))
+		case !r.Secret.IsEmpty():
+			s.say("    %s: reply %d: secret %s of epoch %d", who, r.ID, s.name(r.Secret), r.Epoch)
+		case r.Status != "":
+			s.say("    %s: reply: %s", who, r.Status)
+		default:
+			s.say("    %s: reply: accepted", who)
+		}
+	}
+}
+
+func describe(from, to *quorumtest.Sled, k quorum.MessageKind) string {
+	line := fmt.Sprintf("%s -> %s  %s", from.ID.Serial, to.ID.Serial, quorum.KindOf(k))
+	switch k := k.(type) {
+	case quorum.Prepare:
+		line += fmt.Sprintf(" %d", k.Config.Epoch)
+	case quorum.PrepareAck:
+		line += fmt.Sprintf(" %d", k.Epoch)
+	case quorum.GetShare:
+		line += fmt.Sprintf(" %d", k.Epoch)
+	case quorum.ShareReply:
+		line += fmt.Sprintf(" %d", k.Epoch)
+	case quorum.ExpungedNotice:
+		line += fmt.Sprintf(" %d", k.Epoch)
+	case quorum.CommitAdvance:
+		line += fmt.Sprintf(" %d", k.Config.Epoch)
+	case quorum.GrantNotice:
+		line += fmt.Sprintf(" %d", k.Grant.Epoch)
+	case quorum.CommitProof:
+		line += fmt.Sprintf(" %d", k.Certificate.Epoch)
+	case quorum.NoSuchShare:
+		line += fmt.Sprintf(" %d", k.Epoch)
+	}
+	return line
+}
+
+func (s *story) arg(d *datadriven.TestData, key, or string) string {
+	for _, a := range d.CmdArgs {
+		if a.Key == key {
+			return strings.Join(a.Vals, ",")
+		}
+	}
+	return or
+}
+
+func (s *story) epoch(d *datadriven.TestData, key string) (e ident.Epoch) {
+	_, _ = fmt.Sscan(s.arg(d, key, "0"), &e)
+	return e
+}
+
+func (s *story) at(t *testing.T, d *datadriven.TestData, key string) *quorumtest.Sled {
+	t.Helper()
+	sled := s.Sled(s.arg(d, key, ""))
+	if sled == nil {
+		d.Fatalf(t, "no sled %q", s.arg(d, key, ""))
+	}
+	return sled
+}
+
+func (s *story) several(t *testing.T, d *datadriven.TestData, key string) (out []*quorumtest.Sled) {
+	t.Helper()
+	for _, n := range strings.Split(s.arg(d, key, ""), ",") {
+		if s.Sled(n) == nil {
+			d.Fatalf(t, "no sled %q", n)
+		}
+		out = append(out, s.Sled(n))
+	}
+	return out
+}
+
+func (s *story) do(sled *quorumtest.Sled, in quorum.Input) {
+	if err := s.Step(sled, in); err != nil {
+		s.say("    %s: refused: %s: %v", sled.ID.Serial, short(reason.CodeOf(err)), err)
+	}
+}
+
+func (s *story) play(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	switch d.Cmd {
+	case "sleds":
+		s.begin(t, d)
+	case "connect":
+		if p := s.several(t, d, "pair"); len(p) == 2 {
+			s.Connect(p[0], p[1])
+		}
+	case "disconnect":
+		if p := s.several(t, d, "pair"); len(p) == 2 {
+			s.say("%d messages lost", s.Pending(p[0], p[1])+s.Pending(p[1], p[0]))
+			s.Disconnect(p[0], p[1])
+		}
+	case "deliver":
+		s.deliver(t, d)
+	case "reconfigure":
+		s.reconfigure(t, d)
+	case "commit":
+		s.commit(t, d)
+	case "prepare-and-commit":
+		from := s.at(t, d, "from")
+		s.prepareAndCommit(t, d, from.Disk.Configs[s.epoch(d, "epoch")])
+	case "load":
+		s.load(t, d)
+	case "clear":
+		s.do(s.at(t, d, "at"), quorum.ClearSecrets{})
+	case "cancel":
+		s.do(s.at(t, d, "at"), quorum.CancelLoad{ID: quorum.RequestID(s.epoch(d, "id"))})
+	case "crash":
+		s.Crash(s.at(t, d, "at"))
+	case "fail-save":
+		s.failing = s.arg(d, "at", "")
+	case "restart":
+		s.restart(t, d)
+	case "forge":
+		s.forge(t, d)
+	case "send":
+		s.send(t, d)
+	case "state":
+		s.state(t, d)
+	default:
+		d.Fatalf(t, "unknown command %q", d.Cmd)
+	}
+}
+
+func (s *story) begin(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	var names []string
+	for _, a := range d.CmdArgs {
+		if len(a.Vals) == 0 {
+			names = append(names, a.Key)
+		}
+	}
+	s.Cluster = quorumtest.NewCluster(7, names...)
+	s.last, s.shares = map[ident.Epoch]*quorum.Configuration{}, map[ident.Epoch][]gfss.Share{}
+	if plain := s.Sled(s.arg(d, "reference", "")); plain != nil {
+		plain.Capabilities = nil
+	}
+	s.Seen = s.effects
+	s.Save = func(sled *quorumtest.Sled, st quorum.State) error {
+		if sled.ID.Serial == s.failing {
+			s.failing = ""
+			return fmt.Errorf("disk full")
+		}
+		sled.Disk = st
+		return nil
+	}
+	s.ConnectAll()
+}
+
+func (s *story) deliver(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	if s.arg(d, "to", "") == "" {
+		_, err := s.DeliverAll(func(from, to *quorumtest.Sled, m quorum.Message) { s.say("%s", describe(from, to, m.Kind)) })
+		if err != nil {
+			s.say("error: %v", err)
+		}
+		return
+	}
+	from, to := s.at(t, d, "from"), s.at(t, d, "to")
+	for s.Pending(from, to) > 0 {
+		before := s.out.String()
+		s.out.Reset()
+		m, _, err := s.Deliver(from, to)
+		after := s.out.String()
+		s.out.Reset()
+		s.out.WriteString(before + describe(from, to, m.Kind) + "\n" + after)
+		if err != nil {
+			s.say("    error: %v", err)
+		}
+	}
+}
+
+func (s *story) reconfigure(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	at := s.at(t, d, "at")
+	r := s.Request(at, s.epoch(d, "epoch"), s.epoch(d, "last"), ident.Threshold(s.epoch(d, "threshold")), s.several(t, d, "members")...)
+	switch s.arg(d, "grant", "") {
+	case "none":
+		r.Grant = nil
+	case "other":
+		other := s.Request(at, r.Epoch+1, s.epoch(d, "last"), r.Threshold, s.several(t, d, "members")...)
+		r.Grant = other.Grant
+	case "forged":
+		r.Grant.Signature[0] ^= 1
+	}
+	s.do(at, r)
+}
+
+func (s *story) certificate(d *datadriven.TestData, c *quorum.Configuration) *quorum.Certificate {
+	if c == nil || s.arg(d, "certificate", "") == "none" {
+		return nil
+	}
+	cert := s.Auth.Certify(c)
+	if s.arg(d, "certificate", "") == "forged" {
+		cert.Signature[0] ^= 1
+	}
+	return cert
+}
+
+func (s *story) commit(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	e := s.epoch(d, "epoch")
+	for _, at := range s.several(t, d, "at") {
+		s.do(at, quorum.Commit{RackID: quorumtest.RackID(), Epoch: e, Certificate: s.certificate(d, at.Disk.Configs[e])})
+	}
+}
+
+func (s *story) prepareAndCommit(t *testing.T, d *datadriven.TestData, c *quorum.Configuration) {
+	t.Helper()
+	s.do(s.at(t, d, "at"), quorum.PrepareAndCommit{Config: c, Certificate: s.certificate(d, c)})
+}
+
+func (s *story) load(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	in := quorum.LoadSecret{ID: quorum.RequestID(s.epoch(d, "id"))}
+	if e := s.epoch(d, "epoch"); e != 0 {
+		in.Epoch = &e
+	}
+	s.do(s.at(t, d, "at"), in)
+}
+
+func (s *story) restart(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	at := s.at(t, d, "at")
+	if at.Up() {
+		s.Crash(at)
+	}
+	if err := s.Start(at); err != nil {
+		s.say("    %s: refused: %v", at.ID.Serial, err)
+		return
+	}
+	if s.arg(d, "alone", "") == "" {
+		s.ConnectAll()
+	}
+}
+
+// forge prepares a configuration that the named sled made up, for use with send.
+func (s *story) forge(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	by, e := s.at(t, d, "by"), s.epoch(d, "epoch")
+	var ids []ident.Baseboard
+	for _, m := range s.several(t, d, "members") {
+		ids = append(ids, m.ID)
+	}
+	s.last[e], s.shares[e] = quorumtest.Forge(99, by.ID, e, ident.Threshold(s.epoch(d, "threshold")), nil, ids...)
+}
+
+// send lets a sled say something that its node would not. The configuration is the forged one of the epoch, or the
+// one that the sled has stored.
+func (s *story) send(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	from, to, e := s.at(t, d, "from"), s.at(t, d, "to"), s.epoch(d, "epoch")
+	c := s.last[e]
+	if c == nil {
+		c = from.Disk.Configs[e]
+	}
+	var k quorum.MessageKind
+	switch s.arg(d, "kind", "") {
+	case "prepare":
+		k = s.prepare(t, d, c, from, to)
+	case "grant": // what the operator would have signed, with a signature of its own
+		g := &quorum.Grant{RackID: c.RackID, Epoch: c.Epoch, Coordinator: c.Coordinator, Threshold: c.Threshold}
+		for _, m := range c.Members {
+			g.Members = append(g.Members, m.ID)
+		}
+		k = quorum.GrantNotice{Grant: g}
+	case "proof":
+		cert := s.certificate(d, c)
+		if other := s.epoch(d, "of"); other != 0 {
+			cert = s.certificate(d, from.Disk.Configs[other])
+		}
+		k = quorum.CommitProof{Config: c, Certificate: cert}
+		if s.arg(d, "config", "") == "no" {
+			k = quorum.CommitProof{Certificate: cert}
+		}
+	case "commit-advance":
+		k = quorum.CommitAdvance{Config: c}
+	case "expunged":
+		k = quorum.ExpungedNotice{Epoch: e}
+	case "get-share":
+		k = quorum.GetShare{Epoch: e}
+	default:
+		d.Fatalf(t, "unknown kind")
+	}
+	m := quorum.Message{RackID: quorumtest.RackID(), Kind: k}
+	s.say("%s", describe(from, to, k))
+	s.do(to, quorum.PeerMessage{From: from.ID, Message: m})
+}
+
+// prepare hands over the receiver's share again, or the forged one; with share=X that of another member.
+func (s *story) prepare(t *testing.T, d *datadriven.TestData, c *quorum.Configuration, from, to *quorumtest.Sled) quorum.MessageKind {
+	t.Helper()
+	owner := to
+	if s.arg(d, "share", "") != "" {
+		owner = s.at(t, d, "share")
+	}
+	share := owner.Disk.Shares[c.Epoch]
+	if s.last[c.Epoch] != nil {
+		i, _ := c.Index(owner.ID)
+		share = s.shares[c.Epoch][i]
+	}
+	share, err := share.Clone(secret.Heap{})
+	ok(t, err)
+	return quorum.Prepare{Config: c, Share: share}
+}
+
+func serials(ids []ident.Baseboard) string {
+	var out []string
+	for _, id := range ids {
+		out = append(out, id.Serial)
+	}
+	return strings.Join(out, ",")
+}
+
+func (s *story) state(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	for _, at := range s.several(t, d, "at") {
+		if !at.Up() {
+			s.say("%s: down", at.ID.Serial)
+			continue
+		}
+		st := at.Node.Status()
+		s.say("%s: configs %v shares %v commits %v certificates %v", at.ID.Serial, st.Configs, st.Shares, st.Commits, st.Certificates)
+		if st.Expunged != nil {
+			s.say("   expunged at %d, told by %s", st.Expunged.Epoch, st.Expunged.From.Serial)
+		}
+		if c := st.Coordinator; c != nil {
+			s.say("   coordinating %d, acked by [%s]", c.Config.Epoch, serials(c.Acked))
+			s.collection("from the last epoch", c.Collecting)
+		}
+		s.collection("for its share", st.KeyShare)
+		s.collection("for the secret", st.Loader.Collecting)
+		if len(st.Loader.Loaded) > 0 || st.Loader.Waiting > 0 {
+			s.say("   secrets of %v in memory, %d waiting", st.Loader.Loaded, st.Loader.Waiting)
+		}
+		for _, a := range st.Alarms {
+			s.say("   ALARM %s %d (%s)", a.Kind, a.Epoch, a.From.Serial)
+		}
+	}
+}
+
+func (s *story) collection(what string, c *quorum.CollectionStatus) {
+	if c != nil {
+		s.say("   collecting %s: epoch %d, %d of %d, missing [%s], not connected [%s]", what, c.Epoch, c.Have, c.Want,
+			serials(c.MissingConnected), serials(c.MissingDisconnected))
+	}
+}
