@@ -44,8 +44,12 @@ func (s Seen) Merge(o Seen) Seen {
 		}
 		return s
 	}
-	if s.Counter != o.Counter && o.Counter != [32]byte{} {
+	none := [32]byte{}
+	if s.Counter != none && o.Counter != none && s.Counter != o.Counter {
 		return o
+	}
+	if s.Counter == none {
+		s.Counter = o.Counter
 	}
 	s.Sequence, s.Generation = max(s.Sequence, o.Sequence), max(s.Generation, o.Generation)
 	if o.ResetCount > s.ResetCount {

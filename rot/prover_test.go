@@ -20,6 +20,8 @@ type sled struct {
 	prover *rot.Prover
 	facts  *rottest.Facts
 	expect rot.Expectation
+
+	resigned func(*rot.Evidence) // see resign
 }
 
 func newSled(tb testing.TB, seed string) *sled {

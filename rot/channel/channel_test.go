@@ -9,7 +9,7 @@ import (
 
 	"github.com/sledvault/sledvault/rot"
 	"github.com/sledvault/sledvault/rot/channel"
-	"github.com/sledvault/sledvault/rot/rottest"
+	"github.com/sledvault/sledvault/rot/channel/channeltest"
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
@@ -36,7 +36,7 @@ func handshake(ctx context.Context, dialer, acceptor *channel.Config, near, far 
 	return outcome{c, err}, <-done
 }
 
-func mustConnect(tb testing.TB, dialer, acceptor *rottest.Sled) (d, a *channel.Conn) {
+func mustConnect(tb testing.TB, dialer, acceptor *channeltest.Sled) (d, a *channel.Conn) {
 	tb.Helper()
 	x, y := connect(tb, dialer.Channel, acceptor.Channel)
 	if x.err != nil || y.err != nil {
@@ -48,7 +48,7 @@ func mustConnect(tb testing.TB, dialer, acceptor *rottest.Sled) (d, a *channel.C
 
 func TestChannel(t *testing.T) {
 	t.Parallel()
-	r := rottest.NewRack(t, 2)
+	r := channeltest.NewRack(t, 2)
 	d, a := mustConnect(t, r.Sleds[0], r.Sleds[1])
 	if d.Peer != r.Sleds[1].ID || a.Peer != r.Sleds[0].ID {
 		t.Errorf("have peers %v and %v", d.Peer, a.Peer)
@@ -69,7 +69,7 @@ func TestChannel(t *testing.T) {
 // TestRefusedSidesKnowWhy: whoever refuses, both sides can say which code it was.
 func TestRefusedSidesKnowWhy(t *testing.T) {
 	t.Parallel()
-	r := rottest.NewRack(t, 2)
+	r := channeltest.NewRack(t, 2)
 	tampered := r.Sleds[0]
 	tampered.TPM.Extend(14, [32]byte{1})
 	for _, dialing := range []bool{true, false} {

@@ -1,4 +1,8 @@
-package rottest
+// Package channeltest makes enrolled racks of sleds with fake TPMs, for tests of whatever opens channels.
+//
+// It owns nothing that ships. Read next: package rottest for the fake TPM, package channel for what a sled's
+// configuration means.
+package channeltest
 
 import (
 	"context"
@@ -12,6 +16,7 @@ import (
 	"github.com/sledvault/sledvault/rot"
 	"github.com/sledvault/sledvault/rot/channel"
 	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/rot/rottest"
 	"github.com/sledvault/sledvault/vault/ident"
 )
 
@@ -25,8 +30,8 @@ type Rack struct {
 // Sled is one sled of a [Rack]: its TPM, its prover, and how it opens channels.
 type Sled struct {
 	ID      ident.Baseboard
-	TPM     *TPM
-	Facts   *Facts
+	TPM     *rottest.TPM
+	Facts   *rottest.Facts
 	Prover  *rot.Prover
 	Channel *channel.Config
 
@@ -69,7 +74,7 @@ func (r *Rack) Publish(tb testing.TB, set *enroll.Set) {
 // NewSled makes a booted sled that belongs to no rack. Its prover ends with the test.
 func NewSled(tb testing.TB, serial string) *Sled {
 	tb.Helper()
-	s := &Sled{ID: ident.Baseboard{Part: "913-0000019", Serial: serial}, TPM: NewTPM(serial), Facts: &Facts{}, seen: map[string]rot.Seen{}}
+	s := &Sled{ID: ident.Baseboard{Part: "913-0000019", Serial: serial}, TPM: rottest.NewTPM(serial), Facts: &rottest.Facts{}, seen: map[string]rot.Seen{}}
 	if err := s.TPM.Boot(firmware.Options{}); err != nil {
 		tb.Fatal(err)
 	}
@@ -92,7 +97,7 @@ func NewSled(tb testing.TB, serial string) *Sled {
 
 // Record is what an enrolment of the sled as it is now would write.
 func (s *Sled) Record() enroll.Record {
-	srk := NewTPM("srk of " + s.ID.Serial)
+	srk := rottest.NewTPM("srk of " + s.ID.Serial)
 	return enroll.Record{
 		Baseboard: s.ID, EKName: s.TPM.EKName(), AKPublic: s.TPM.AKPublic(), AKName: s.TPM.AKName(),
 		SRKPublic: srk.AKPublic(), SRKName: srk.AKName(), CounterName: s.TPM.CounterName(), Counter: s.TPM.Counter,
@@ -146,7 +151,7 @@ func (s *Sled) remember(ekName []byte, seen rot.Seen) {
 
 // Advance moves counter and ledger by one, as a save does.
 func (s *Sled) Advance() {
-	s.TPM.Set(func(t *TPM) { t.Counter++ })
+	s.TPM.Set(func(t *rottest.TPM) { t.Counter++ })
 	f := s.Facts.Get()
 	f.LedgerSequence++
 	f.LedgerGeneration++
@@ -155,7 +160,7 @@ func (s *Sled) Advance() {
 }
 
 func signingKey(name string) ed25519.PrivateKey {
-	seed := sha256.Sum256([]byte("rottest " + name))
+	seed := sha256.Sum256([]byte("channeltest " + name))
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
