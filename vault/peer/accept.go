@@ -18,6 +18,7 @@ type handshake struct {
 	addr     netip.AddrPort
 	accepted bool
 	since    time.Time
+	gen      uint64 // of Manager.gen when it began
 }
 
 // acceptLoop accepts until the listener is closed. A failing accept (no file descriptors left) is counted and tried again.
@@ -75,7 +76,7 @@ func (m *Manager) admit(ctx context.Context, raw net.Conn) {
 	case m.stopped:
 		refused = reason.Later(CodeStopped, "", "peer: stopping")
 	default:
-		h := &handshake{addr, true, time.Now()}
+		h := &handshake{addr, true, time.Now(), m.gen}
 		m.shaking[h] = struct{}{}
 		m.spawnLocked(func() { m.accepted(ctx, raw, h) })
 	}
@@ -134,8 +135,8 @@ func (m *Manager) connect(ctx context.Context, to netip.AddrPort) (net.Conn, err
 
 // shake runs a handshake that we started or accepted.
 func (m *Manager) shake(ctx context.Context, raw net.Conn, addr netip.AddrPort, accepted bool) (*Attested, error) {
-	h := &handshake{addr, accepted, time.Now()}
 	m.mu.Lock()
+	h := &handshake{addr, accepted, time.Now(), m.gen}
 	m.shaking[h] = struct{}{}
 	m.mu.Unlock()
 	return m.shakeAs(ctx, raw, h)
@@ -162,6 +163,7 @@ func (m *Manager) shakeAs(ctx context.Context, raw net.Conn, h *handshake) (*Att
 		err = ctx.Err()
 	}
 	if err == nil {
+		att.gen = h.gen
 		return att, nil
 	}
 	_ = raw.Close()

@@ -25,8 +25,9 @@ type conn struct {
 	addr     netip.AddrPort
 	dialed   bool
 	since    time.Time
-	replaced atomic.Bool  // by a newer connection of the same peer
-	lastMsg  atomic.Int64 // nanoseconds after since
+	replaced atomic.Bool     // by a newer connection of the same peer
+	lastMsg  atomic.Int64    // nanoseconds after since
+	ctx      context.Context // ends with the connection
 	end      context.CancelCauseFunc
 
 	frames chan frame
@@ -52,7 +53,7 @@ func (m *Manager) serve(ctx context.Context, att *Attested, addr netip.AddrPort,
 	m.mu.Lock()
 	m.lastID++
 	c := &conn{
-		id: m.lastID, att: att, addr: addr, dialed: dialed, since: time.Now(), end: cancel,
+		id: m.lastID, att: att, addr: addr, dialed: dialed, since: time.Now(), ctx: ctx, end: cancel,
 		frames: make(chan frame, m.cfg.Limits.QueueFrames),
 	}
 	m.mu.Unlock()
@@ -288,23 +289,29 @@ func (m *Manager) Drop(peer ident.Baseboard, cause error) {
 // queued or ctx ends; peers answer later, and one that refuses or does not answer loses its connection.
 func (m *Manager) Refresh(ctx context.Context) {
 	m.mu.Lock()
+	m.gen++
 	var conns []*conn
 	for _, c := range m.established {
-		if c.att.Fresh != nil && c.capable() && !c.att.Removed {
+		if c.refreshable() {
 			conns = append(conns, c)
 		}
 	}
 	m.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, c := range conns {
-		wg.Go(func() {
-			if err := m.refresh(ctx, c); err != nil {
-				_ = m.count(c.att.Peer.String(), err)
-				c.end(err)
-			}
-		})
+		wg.Go(func() { m.refreshOrEnd(ctx, c) })
 	}
 	wg.Wait()
+}
+
+func (c *conn) refreshable() bool { return c.att.Fresh != nil && c.capable() && !c.att.Removed }
+
+// refreshOrEnd sends fresh evidence. Evidence that was made but not sent breaks the chain of nonces, and a peer that
+// holds old evidence may not be served: so the connection ends if anything fails.
+func (m *Manager) refreshOrEnd(ctx context.Context, c *conn) {
+	if err := m.refresh(ctx, c); err != nil {
+		c.end(err)
+	}
 }
 
 func (m *Manager) refresh(ctx context.Context, c *conn) error {

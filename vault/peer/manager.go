@@ -28,6 +28,7 @@ type Manager struct {
 	established map[ident.Baseboard]*conn
 	refusals    map[string]Refusal // by address, the last one each
 	lastID      ConnID
+	gen         uint64 // counts Refresh: a handshake that saw an older one has shown old evidence
 	totals      Totals
 }
 
@@ -137,6 +138,9 @@ func (m *Manager) install(c *conn) error {
 		old.end(reason.Later(CodeReplaced, "", "peer: connection %d to %s: replaced by a newer one", old.id, c.att.Peer))
 	}
 	m.established[c.att.Peer] = c
+	if c.att.gen != m.gen && c.refreshable() {
+		m.spawnLocked(func() { m.refreshOrEnd(c.ctx, c) })
+	}
 	m.totals.Established++
 	m.queue.push(item{Up{c.att.Peer, c.id, c.att.Capabilities, c.att.Verdict, c.att.Removed}, c})
 	m.queue.kick()

@@ -44,6 +44,8 @@ type Attested struct {
 	Reappraise func([]byte) error
 	// Latest is the verdict on the newest evidence; nil means Verdict.
 	Latest func() *rot.Verdict
+
+	gen uint64 // of Manager.gen when the handshake began
 }
 
 // Transport carries raw connections.
