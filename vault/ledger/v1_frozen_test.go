@@ -32,9 +32,17 @@ import (
 func TestFrozenV1Bytes(t *testing.T) {
 	t.Parallel()
 	const want = "" +
-		"73766c65646765720001aa000000000000000000000000000055000b3931332d30303030303139000b42524d34323232303033310000000000000003" +
-		"0000000000000029000000000000000700" + "04626c6f62000200026131000261320102030405060708090a0b0c0d0e0f10111213141516171800000027" +
-		"CIPHER"
+		"73766c65646765720001" + // magic, version
+		"aa000000000000000000000000000055" + // rack id
+		"000b3931332d30303030303139" + // part
+		"000b42524d3432323230303331" + // serial
+		"000000000000000300000000000000290000000000000007" + // epoch, sequence, generation
+		"0004626c6f62" + // blob
+		"00020002613100026132" + // two approvals
+		"0102030405060708090a0b0c0d0e0f101112131415161718" + // nonce
+		"00000028ead468fb57d02fcfd1db75ef6f94db9cbfdff427f9816eb50ebc83d80b38a6db9fbe7b0abbce0d64" + // ciphertext and tag
+		"7f12bcf1352beb5d59d4fe2ea0029adbafcb6668c6294264f4a31986f33f0b74" + // checksum
+		""
 	f := &File{
 		Rack: testRack, Baseboard: testID, Epoch: 3, Sequence: 41, Generation: 7, Blob: []byte("blob"), Approvals: [][]byte{[]byte("a1"), []byte("a2")},
 	}
@@ -54,7 +62,7 @@ func TestFrozenV1Bytes(t *testing.T) {
 	if got := hex.EncodeToString(raw); got != want {
 		t.Errorf("have %s\nwant %s", got, want)
 	}
-	const ad = ""
+	const ad = "0002000100080000000000000029000800000000000000070010aa00000000000000000000000000005500080000000000000003000b3931332d30303030303139000b42524d3432323230303331"
 	if got := hex.EncodeToString(f.associatedData()); got != ad {
 		t.Errorf("associated data: have %s, want %s", got, ad)
 	}
