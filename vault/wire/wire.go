@@ -31,7 +31,7 @@ type (
 		Generation uint64
 		Blob       []byte
 	}
-	// EnrolmentSet carries the signed envelope of the enrolment set to a peer that is behind (enrolment.md §5).
+	// EnrolmentSet carries the signed envelope of the enrolment set to a peer that is behind (enrolment.md §8).
 	EnrolmentSet struct{ Envelope []byte }
 	// Evidence replaces the evidence of a running connection after the sender's counter moved (evidence.md).
 	Evidence struct{ Evidence []byte }
