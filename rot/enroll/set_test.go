@@ -313,3 +313,30 @@ func FuzzDecodeSet(f *testing.F) {
 		_ = VerifySuccessor(s, s)
 	})
 }
+
+func BenchmarkSet(b *testing.B) {
+	s := NewSet(rack, testKey(b, 1).PublicKey(), testKey(b, 2).PublicKey())
+	for i := range 32 {
+		put(b, s, record(b, string(rune('A'+i)), string(rune('A'+i))))
+	}
+	signBy(b, s, testKey(b, 1))
+	n := s.Next()
+	signBy(b, n, testKey(b, 1))
+	envelope := n.Encode()
+	b.Run("decode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := DecodeSet(envelope); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("successor", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := VerifySuccessor(s, n); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
