@@ -69,7 +69,7 @@ func (x *node) end() {
 }
 
 // next waits for an event of one kind, and fails on another.
-func next[E peer.Event](t *testing.T, x *node) (e E) {
+func next[E peer.Event](t testing.TB, x *node) (e E) {
 	t.Helper()
 	select {
 	case got := <-x.Events():
@@ -105,7 +105,9 @@ func know(nodes ...*node) {
 	}
 }
 
-func tq(e ident.Epoch) wire.Msg { return wire.TQ{Message: quorum.Message{Kind: quorum.GetShare{Epoch: e}}} }
+func tq(e ident.Epoch) wire.Msg {
+	return wire.TQ{Message: quorum.Message{Kind: quorum.GetShare{Epoch: e}}}
+}
 
 func epochOf(m peer.Message) ident.Epoch {
 	if k, ok := m.Msg.(wire.TQ).Kind.(quorum.GetShare); ok {
