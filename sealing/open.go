@@ -112,8 +112,8 @@ func choose(v *verified, s *tpm.Session, srk tpm.Key, state map[int][32]byte, co
 		switch {
 		case err != nil:
 			return nil, nil, err
-		case same && (best == nil || info.Sequence > best.info.Sequence):
-			best = &approval{info, policy}
+		case same && (best == nil || info.Sequence > best.info.Sequence || (info.Sequence == best.info.Sequence && maps.Equal(info.PCRs, state))):
+			best = &approval{info, policy} // of equals, the one over the configured PCRs: so a new selection takes over
 		case same:
 		case info.Staged:
 			staged = info.PCRs

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/sledvault/sledvault/tpm/tpmtest"
@@ -122,6 +123,31 @@ func TestUpdate(t *testing.T) {
 	s.reboot("two")
 	if _, err := s.open(u.Blob(), approvals2); err != nil {
 		t.Errorf("new version after the commit: %v", err)
+	}
+}
+
+// A changed selection of PCRs takes over with the next saves, without a new seal.
+func TestNewSelection(t *testing.T) {
+	t.Parallel()
+	s := newSled(t)
+	u := s.enrol()
+	c := s.counter(u)
+	approvals := s.approve(u, c)
+	s.p.PCRs = []int{0, 4, 7}
+	s.extend(4, "loader")
+	for _, want := range [][]int{{0, 2, 7, 11, 12, 14}, {0, 4, 7}, {0, 4, 7}} {
+		v, err := s.open(u.Blob(), approvals)
+		if err != nil {
+			t.Fatal(err)
+		}
+		boot, _ := v.State()
+		if len(boot) != len(want) {
+			t.Errorf("opened by PCRs %v, want %v", slices.Sorted(maps.Keys(boot)), want)
+		}
+		approvals = s.approve(v, c)
+	}
+	if len(approvals) != 1 {
+		t.Errorf("%d approvals, want 1: the old selection is gone", len(approvals))
 	}
 }
 

@@ -249,7 +249,7 @@ func TestReadOnlyMedium(t *testing.T) {
 		}
 		n.powerCut(l)
 		l, r := n.mustOpen(v) // still read-only: runs on one copy
-		if st := l.Status(); !st.Degraded || !r.Skip || r.Repaired != [2]bool{} || len(r.Notes) != 2 {
+		if st := l.Status(); !st.Degraded || !r.Skip || r.Repaired != [2]bool{} || len(r.Notes) != 1 {
 			t.Errorf("status %+v, report %+v", st, r)
 		}
 		n.disks[bad].fail = nil

@@ -85,3 +85,24 @@ func TestAbsentIsNotDamaged(t *testing.T) {
 	}
 	n.create(2)
 }
+
+// A TPM that hangs is no lost seal.
+func TestBusyIsNotLost(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	if err := n.create(1).Close(); err != nil {
+		t.Fatal(err)
+	}
+	busy := reason.Later("tpm-timeout", "", "no answer in time")
+	_, _, _, err := Open(t.Context(), n.cfg, func(context.Context, []byte, [][]byte) (Sealer, error) { return nil, busy })
+	if errors.Is(err, ErrLostSeal) || reason.RemedyOf(err) != reason.Retry {
+		t.Errorf("have %v, want to be told to try again", err)
+	}
+	l, _ := n.mustOpen(1)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Save(ended, state(2)); !errors.Is(err, context.Canceled) || l.Status().Stopped {
+		t.Errorf("save after the end: %v, %+v", err, l.Status())
+	}
+	save(t, l, 2)
+}

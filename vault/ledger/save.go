@@ -14,17 +14,22 @@ import (
 // Save is the protected save (ledger.md §5): when it returns nil, the state stands on at least one medium, every older
 // state is dead, and effects may happen. Sequence and generation of the argument are set by the ledger. After an error
 // the caller must stop: the ledger refuses everything further, and the next start finds the old state or the new one.
+// Only a context that had ended before is an error without consequences.
 func (l *Ledger) Save(ctx context.Context, st wire.LedgerState) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
 		return errStopped
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return l.save(ctx, st)
 }
 
 func (l *Ledger) save(ctx context.Context, st wire.LedgerState) error {
-	l.stopped = true // until the counter has moved
+	ctx = context.WithoutCancel(ctx) // what was begun is brought to its end; the TPM has deadlines of its own
+	l.stopped = true                 // until the counter has moved
 	defer l.publish()
 	if err := l.protected(ctx, st); err != nil {
 		if aborted(err) {

@@ -135,8 +135,8 @@ func (s *start) try(ctx context.Context, i int) (*usable, error) {
 		return nil, nil
 	}
 	if err := s.key(ctx, f); err != nil {
-		if aborted(err) || ctx.Err() != nil {
-			return nil, err
+		if aborted(err) || ctx.Err() != nil || reason.RemedyOf(err) == reason.Retry {
+			return nil, err // a TPM that is busy or hangs says nothing about the copy
 		}
 		f.refuse(CopySealed, err)
 		return nil, nil
@@ -252,7 +252,9 @@ func (s *start) repair(from, to int) error {
 	if bytes.Equal(s.found[from].raw, s.found[to].raw) {
 		return nil
 	}
-	s.note(reason.New(CodeDamaged, "", "ledger: copy %s %s", copyName(to), s.found[to]))
+	if st := s.found[to].State; st != CopyOK && st != CopyStale { // those two an interrupted save leaves
+		s.note(reason.New(CodeDamaged, hintFolder, "ledger: copy %s %s", copyName(to), s.found[to]))
+	}
 	err := s.rewrite(from, to)
 	if aborted(err) {
 		return err
