@@ -94,6 +94,20 @@ func (m *Manager) ended(c *conn, cause error) {
 	}
 }
 
+// probe sends a ping now, unless something is on its way anyway.
+func (c *conn) probe() {
+	b, err := wire.AppendFrame(nil, wire.Ping{})
+	if err != nil || len(c.frames) > 0 {
+		return
+	}
+	c.bytes.Add(int64(len(b)))
+	select {
+	case c.frames <- frame{b: b}:
+	default:
+		c.bytes.Add(-int64(len(b)))
+	}
+}
+
 // discard wipes frames that were never written.
 func (c *conn) discard() {
 	for {

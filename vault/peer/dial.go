@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,13 +23,21 @@ type target struct {
 	kicked   time.Time
 }
 
+// maxAddresses bounds the set of known addresses; a rack has 32 sleds.
+const maxAddresses = 1024
+
 // SetPeers replaces the set of known listen addresses; our own may be among them. Dialed connections to addresses that
-// left the set are closed, accepted ones stay. New addresses are dialed, or knocked at, at once.
+// left the set are closed, accepted ones stay. New addresses are dialed, or knocked at, at once. What is beyond
+// [maxAddresses] is left out and counted.
 func (m *Manager) SetPeers(addrs []netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	want := map[netip.AddrPort]bool{}
 	for _, a := range addrs {
+		if len(want) >= maxAddresses {
+			m.cfg.Reasons.Count(CodeAddresses, "", fmt.Sprintf("have %d addresses, want at most %d", len(addrs), maxAddresses))
+			break
+		}
 		if a = normal(a); a.IsValid() {
 			want[a] = true
 		}
@@ -103,14 +112,24 @@ func (m *Manager) knock(ctx context.Context, t *target) {
 // dial without end.
 const kickGap = 250 * time.Millisecond
 
-// knocked cuts short the back-off towards the peers at an IP address.
+// knocked acts on a knock from an IP address: a back-off towards it is cut short, and a connection to it, which may be left
+// over from before the peer lost its power, is pinged, so that the peer's reset ends it now.
 func (m *Manager) knocked(from netip.Addr) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, t := range m.peers {
-		if t.dial && t.addr.Addr() == from && t.state == StateBackoff && time.Since(t.kicked) >= kickGap {
-			t.kicked = time.Now()
+		if !t.dial || t.addr.Addr() != from || (!t.kicked.IsZero() && time.Since(t.kicked) < kickGap) {
+			continue
+		}
+		t.kicked = time.Now()
+		if t.state != StateEstablished {
 			t.kick()
+			continue
+		}
+		for _, c := range m.established {
+			if c.addr == t.addr {
+				c.probe()
+			}
 		}
 	}
 }
@@ -168,6 +187,10 @@ func (m *Manager) dialOnce(ctx context.Context, t *target) time.Duration {
 		return 0
 	}
 	m.setState(t, StateEstablished)
+	select {
+	case <-t.again: // a knock from before
+	default:
+	}
 	start := time.Now()
 	m.serve(ctx, att, t.addr, true)
 	return time.Since(start)

@@ -83,6 +83,7 @@ func (q *queue) pop() {
 
 // pump offers the head until it is taken or has become stale.
 func (q *queue) pump(ctx context.Context) {
+	defer close(q.out)
 	defer q.drain()
 	for {
 		it, ok := q.head()

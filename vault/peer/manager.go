@@ -86,8 +86,11 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	m.mu.Unlock()
 
+	// The pump outlives the connections, so that it wipes what they leave behind.
 	var pump sync.WaitGroup
-	pump.Go(func() { m.queue.pump(ctx) })
+	pumping, stopPump := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPump()
+	pump.Go(func() { m.queue.pump(pumping) })
 	m.spawn(func() { m.acceptLoop(ctx, listener) })
 	<-ctx.Done()
 	m.mu.Lock()
@@ -95,6 +98,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.mu.Unlock()
 	_ = listener.Close()
 	m.wg.Wait()
+	stopPump()
 	pump.Wait()
 	return nil
 }
@@ -112,7 +116,7 @@ func (m *Manager) spawnLocked(f func()) {
 	}
 }
 
-// Events yields what happens, in order. One reader. A reader that stops makes connections wait, then end.
+// Events yields what happens, in order, and is closed when Run ends. One reader. A reader that stops makes connections wait, then end.
 func (m *Manager) Events() <-chan Event { return m.queue.out }
 
 // count records an error under its code and returns it.

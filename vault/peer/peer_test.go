@@ -6,10 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/peer"
 	"github.com/sledvault/sledvault/vault/peer/peertest"
@@ -712,4 +714,89 @@ func TestRack(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestKnockProbes: a knock from a peer that seems to be connected makes us write at once, so that a reset can come.
+func TestKnockProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var net peertest.Network
+		l, err := net.Listen(t.Context(), addr(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := start(t, &net, 2, nil)
+		x.SetPeers([]netip.AddrPort{addr(1)})
+		raw, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (&peertest.Channel{Self: board(1)}).Accept(t.Context(), raw); err != nil {
+			t.Fatal(err)
+		}
+		next[peer.Up](t, x)
+		begin := time.Now()
+		for i, want := range []time.Duration{0, 0, time.Second} { // the first ping, the probe, the next ping
+			if i == 1 {
+				k, err := net.Dial(t.Context(), addr(1).Addr(), x.addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = k.Close()
+			}
+			if _, err := wire.ReadFrame(raw, nil); err != nil || time.Since(begin) != want {
+				t.Errorf("frame %d: after %v, want %v: %v", i, time.Since(begin), want, err)
+			}
+		}
+		_ = raw.Close()
+		_ = l.Close()
+		next[peer.Down](t, x)
+	})
+}
+
+// TestEnd: messages that nobody read are wiped, and the events end.
+func TestEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var net peertest.Network
+		pages := &counter{}
+		x := start(t, &net, 1, func(c *peer.Config) { c.Alloc = pages })
+		raw := dialRaw(t, &net, x, 2)
+		go discard(raw)
+		next[peer.Up](t, x)
+		y, err := secret.Take[secret.ShareKind](secret.Heap{}, make([]byte, 32))
+		if err != nil {
+			t.Fatal(err)
+		}
+		share := wire.TQ{Message: quorum.Message{Kind: quorum.ShareReply{Epoch: 1, Share: gfss.Share{X: 1, Y: y}}}}
+		for range 3 {
+			if _, err := raw.Write(frame(share)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		x.end()
+		if _, open := <-x.Events(); open {
+			t.Error("the events go on")
+		}
+		if pages.made.Load() != 3 || pages.freed.Load() != 3 {
+			t.Errorf("have %d shares, %d wiped", pages.made.Load(), pages.freed.Load())
+		}
+	})
+}
+
+// counter counts the pages of secrets.
+type counter struct{ made, freed atomic.Int32 }
+
+func (c *counter) Alloc(n int) ([]byte, func(), error) {
+	c.made.Add(1)
+	return make([]byte, n), func() { c.freed.Add(1) }, nil
+}
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	if _, err := peer.New(peer.Config{}); err == nil {
+		t.Error("an empty configuration was accepted")
+	}
+	if _, err := peer.New(peer.Config{Self: board(1), Listen: addr(1)}); reason.CodeOf(err) != peer.CodeConfig {
+		t.Errorf("have %v", err)
+	}
 }

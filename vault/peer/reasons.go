@@ -26,6 +26,7 @@ const (
 	CodeRemoved      reason.Code = "peer-removed"      // the address was taken out of the set
 	CodeStopped      reason.Code = "peer-stopped"      // the manager is ending
 	CodeRemovedSled  reason.Code = "peer-removed-sled" // a message to a sled that was removed from the rack
+	CodeAddresses    reason.Code = "peer-addresses"    // too many addresses given
 	CodeFresh        reason.Code = "peer-evidence"     // we could not make fresh evidence
 )
 
