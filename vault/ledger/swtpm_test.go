@@ -33,7 +33,14 @@ func newSealed(tb testing.TB) *sealed {
 		TPM: s.bus.Open(), Alloc: secret.Heap{}, Rand: rand.Reader, Baseboard: testID, AuthDirs: [2]string{tb.TempDir(), tb.TempDir()},
 	}
 	s.firmware()
-	ctx := context.Background()
+	s.enrol()
+	return s
+}
+
+// enrol enrols the sled, anew if it was before.
+func (s *sealed) enrol() {
+	s.tb.Helper()
+	tb, ctx := s.tb, context.Background()
 	e, err := sealing.Begin(ctx, s.p)
 	if err != nil {
 		tb.Fatal(err)
@@ -46,7 +53,6 @@ func newSealed(tb testing.TB) *sealed {
 	if s.begun, err = e.Finish(ctx, testRack, sealing.Claim{Rack: testRack}); err != nil {
 		tb.Fatal(err)
 	}
-	return s
 }
 
 func (s *sealed) firmware() {
@@ -146,7 +152,7 @@ func TestRollbackSwtpm(t *testing.T) {
 	n.powerCut(l)
 	fresh := n.snapshot()
 	n.restore(old)
-	if _, _, _, err := n.open(); !errors.Is(err, ErrLostSeal) || !errors.Is(err, ErrLostSeal) {
+	if _, _, _, err := n.open(); !errors.Is(err, ErrLostSeal) {
 		t.Errorf("old images: %v", err)
 	}
 	n.restore(fresh)
@@ -182,5 +188,43 @@ func BenchmarkSaveObserved(b *testing.B) {
 		if err := l.SaveObserved(b.Context(), Observed{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// An enrolment that is cut off anywhere leaves a sled that either has its first state or can be enrolled again.
+func TestKilledWhileEnrolling(t *testing.T) {
+	t.Parallel()
+	s := newSealed(t)
+	for steps := 0; ; steps++ {
+		n := newNode(t)
+		n.life = s
+		var seen []string
+		n.cfg.Steps = cutAfter(steps, &seen)
+		l, err := Create(t.Context(), n.cfg, s.begun, state(1))
+		n.cfg.Steps = nil
+		if err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			n.mustOpen(1)
+			return
+		}
+		if !errors.Is(err, errCut) {
+			t.Fatal(err)
+		}
+		l, st, _, err := n.open()
+		switch {
+		case err == nil && value(st) == 1:
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+		case errors.Is(err, ErrAbsent):
+		default:
+			t.Fatalf("cut after %v: %v", seen, err)
+		}
+		if err := MoveAside(n.cfg.Dirs); err != nil {
+			t.Fatal(err)
+		}
+		s.enrol()
 	}
 }
