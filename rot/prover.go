@@ -219,16 +219,16 @@ func (p *Prover) answer(ctx context.Context, batch []*job) {
 	}
 }
 
-// make quotes once for the whole batch. If the TPM was reset since the counter was certified, both are made again.
+// make quotes once for the whole batch. It starts over once if the TPM was reset since the counter was certified, or if
+// something extended a register between reading and quoting it.
 func (p *Prover) make(ctx context.Context, batch []*job) ([]*Evidence, error) {
 	for attempt := range 2 {
 		out, stale, err := p.quote(ctx, batch)
 		if err != nil || !stale {
 			return out, err
 		}
-		p.counter = nil
 		if attempt == 1 {
-			return nil, reason.Later(CodeNotReady, hint(CodeNotReady), "rot: evidence refused: the TPM is being reset again and again")
+			return nil, reason.Later(CodeNotReady, hint(CodeNotReady), "rot: evidence refused: the TPM's registers or reset count keep changing")
 		}
 	}
 	return nil, nil
@@ -256,10 +256,14 @@ func (p *Prover) quote(ctx context.Context, batch []*job) (out []*Evidence, stal
 		return nil, false, proverFailed(err, "quote")
 	}
 	v, err := VerifyQuote(q.Attest, q.Signature, ak, root, p.c.PCRs, q.PCRs)
+	if reason.CodeOf(err) == CodePCRDigest {
+		return nil, true, nil
+	}
 	if err != nil {
 		return nil, false, proverFailed(err, "own quote does not verify")
 	}
 	if have := p.counter.parsed.Clock; have.ResetCount != v.Clock.ResetCount || have.RestartCount != v.Clock.RestartCount {
+		p.counter = nil
 		return nil, true, nil
 	}
 	for i := range batch {

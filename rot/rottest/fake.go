@@ -217,3 +217,24 @@ func akPublic(key *ecdsa.PrivateKey) []byte {
 	b = append(b, point[1:33]...)
 	return append(append(b, 0, 32), point[33:]...)
 }
+
+// ExtendPCR is [TPM.Extend], for the contract suite.
+func (t *TPM) ExtendPCR(pcr int, digest [32]byte) error {
+	t.Extend(pcr, digest)
+	return nil
+}
+
+// Advance increments the counter.
+func (t *TPM) Advance() (uint64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Counter++
+	return t.Counter, nil
+}
+
+// Value is the counter's value.
+func (t *TPM) Value() (uint64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Counter, nil
+}
