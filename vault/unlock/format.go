@@ -3,6 +3,7 @@ package unlock
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -26,13 +27,15 @@ const (
 
 // formatArgs are common to formatting and encrypting in place.
 func formatArgs(sector int) []string {
-	return []string{
+	return append([]string{
 		"--type", "luks2", "--batch-mode", "--cipher", cipherName, "--key-size", "512", "--hash", "sha256",
 		"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", iterations,
 		"--luks2-metadata-size", "16k", "--luks2-keyslots-size", keyslotsArea, "--sector-size", strconv.Itoa(sector),
-		"--key-file", "-", "--keyfile-size", strconv.Itoa(keySize),
-	}
+	}, keyArgs()...)
 }
+
+// keyArgs make cryptsetup read the key, and not a byte more, from standard input.
+func keyArgs() []string { return []string{"--key-file", "-", "--keyfile-size", strconv.Itoa(keySize)} }
 
 // Format implements [Backend]. The disk is read back and the key proved before a record is returned. After a crash in the
 // middle: without KeepData run it again with Overwrite, or [LUKS2.Adopt]; with KeepData see docs/disks.md §5.
@@ -48,11 +51,11 @@ func (l *LUKS2) Format(ctx context.Context, d Disk, o FormatOptions, key secret.
 		return Record{}, err
 	}
 	defer f.Close()
-	sector, err := mayFormat(f, d, o)
+	args, err := formatCommand(f, d, o)
 	if err != nil {
 		return Record{}, err
 	}
-	if err := l.makeHeader(ctx, d, o, sector, key, isRegular(f)); err != nil {
+	if err := l.makeHeader(ctx, d, o, args, key); err != nil {
 		return Record{}, err
 	}
 	r, err := l.Adopt(ctx, d, key, epoch)
@@ -100,23 +103,69 @@ func mayFormat(f *os.File, d Disk, o FormatOptions) (sector int, err error) {
 	return sector, nil
 }
 
+// formatCommand applies the refusals and composes the command.
+func formatCommand(f *os.File, d Disk, o FormatOptions) (args []string, err error) {
+	if o.Resume {
+		if err := mayResume(f, d, o); err != nil {
+			return nil, err
+		}
+		args = append([]string{"reencrypt", "--resume-only", "--batch-mode"}, keyArgs()...)
+	} else {
+		sector, err := mayFormat(f, d, o)
+		if err != nil {
+			return nil, err
+		}
+		args = append([]string{"luksFormat"}, formatArgs(sector)...)
+		if o.KeepData {
+			reduce := strconv.Itoa(ReduceBytes>>20) + "M"
+			args = append([]string{"reencrypt", "--encrypt", "--reduce-device-size", reduce}, formatArgs(sector)...)
+		}
+	}
+	if o.KeepData && isRegular(f) {
+		// The lock lies in a folder that belongs to whoever ran cryptsetup first; a file is locked by itself.
+		args = append(args, "--disable-locks")
+		if o.Resume { // nor can cryptsetup tell whether a file is mapped
+			args = append(args, "--force-offline-reencrypt")
+		}
+	}
+	return append(args, d.Path), nil
+}
+
+// mayResume accepts only a header that is in the middle of a first encryption, in the form whose steps cryptsetup
+// authenticates by the volume key.
+func mayResume(f *os.File, d Disk, o FormatOptions) error {
+	if !o.KeepData || o.Overwrite {
+		return reason.New(CodeConfig, hintConfig, "unlock: disk %s: resume goes with keeping the data only", d.ID)
+	}
+	raw, err := readHeader(f, d.ID)
+	if err != nil {
+		return err
+	}
+	top, err := parseObject(raw.json)
+	if err != nil {
+		return reason.Wrap(err, CodeDamaged, hintDamaged, "unlock: disk %s", d.ID)
+	}
+	slots, _ := top["keyslots"].(object)
+	for _, v := range slots {
+		if s, ok := v.(object); ok && s["type"] == "reencrypt" && s["mode"] == "encrypt" &&
+			reencrypting(top) == fmt.Sprintf("requirement %q", "online-reencrypt-v2") {
+			return nil
+		}
+	}
+	return reason.New(CodeRefused, hintRefused, "unlock: disk %s: resume: the header is not in the middle of a first encryption", d.ID)
+}
+
 func isRegular(f *os.File) bool {
 	st, err := f.Stat()
 	return err == nil && st.Mode().IsRegular()
 }
 
-func (l *LUKS2) makeHeader(ctx context.Context, d Disk, o FormatOptions, sector int, key secret.DiskKey, regular bool) error {
-	run, args := l, append([]string{"luksFormat"}, formatArgs(sector)...)
+func (l *LUKS2) makeHeader(ctx context.Context, d Disk, o FormatOptions, args []string, key secret.DiskKey) error {
+	long := *l
 	if o.KeepData {
-		args = append([]string{"reencrypt", "--encrypt", "--reduce-device-size", strconv.Itoa(ReduceBytes>>20) + "M"}, formatArgs(sector)...)
-		if regular {
-			// The lock lies in a folder that belongs to whoever ran cryptsetup first; a file is locked by itself.
-			args = append(args, "--disable-locks")
-		}
-		run = &LUKS2{l.cfg}
-		run.cfg.Timeout = l.cfg.KeepTimeout
+		long.cfg.Timeout = l.cfg.KeepTimeout
 	}
-	a, err := run.run(ctx, call{id: d.ID, args: append(args, d.Path), key: key})
+	a, err := long.run(ctx, call{id: d.ID, args: args, key: key})
 	if err != nil {
 		return err
 	}

@@ -58,10 +58,15 @@ func (l *LUKS2) tool() (string, error) {
 	return "", reason.New(CodeMissing, hintMissing, "unlock: cryptsetup not found in %s", strings.Join(places, ", "))
 }
 
-// CanMap reports whether this machine has device-mapper. Without it keys are only proved.
+// CanMap reports whether this process can use device-mapper. Without it keys are only proved. The node alone says
+// nothing: cryptsetup makes it on machines whose kernel has no device-mapper.
 func (l *LUKS2) CanMap() bool {
-	_, err := os.Stat(filepath.Join(l.cfg.Mapper, "control"))
-	return err == nil
+	f, err := os.OpenFile(filepath.Join(l.cfg.Mapper, "control"), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	_ = f.Close()
+	return true
 }
 
 // openDevice opens for reading, and tells absent from forbidden.
@@ -169,10 +174,8 @@ func (l *LUKS2) prove(ctx context.Context, d Disk, header *os.File, slot int, ke
 }
 
 func openArgs(d Disk) []string {
-	return []string{
-		"--type", "luks2", "--disable-external-tokens", "--batch-mode", "--header", "/dev/fd/" + strconv.Itoa(headerFD),
-		"--key-file", "-", "--keyfile-size", strconv.Itoa(keySize), d.Path,
-	}
+	args := []string{"--type", "luks2", "--disable-external-tokens", "--batch-mode", "--header", "/dev/fd/" + strconv.Itoa(headerFD)}
+	return append(append(args, keyArgs()...), d.Path)
 }
 
 // mapDisk maps the disk. The name may be in use from before a restart of the daemon: then the key is proved and the

@@ -36,7 +36,7 @@ const (
 	hintDamaged   = "restore the header from a backup; the data cannot be read without it"
 	hintRefused   = "this header was not made by sledvault: adopt the disk only after converting it to aes-xts-plain64"
 	hintChanged   = "do not use this disk before you know who changed it; if it was you, run `sledvault disks adopt`"
-	hintReencrypt = "if you did this yourself, finish it with `cryptsetup reencrypt --resume-only`; if not, the disk was tampered with"
+	hintReencrypt = "if encrypting this disk in place was interrupted, run `sledvault disks format --keep-data --resume`; if not, it was tampered with"
 	hintKey       = "the disk may come from another sled or rack, or was formatted under another identity; compare vendor, model and serial"
 	hintHasHeader = "adopt it with `sledvault disks adopt`, or give up its contents with `sledvault disks format --overwrite`"
 	hintHasData   = "keep it with `sledvault disks format --keep-data`, or give it up with `sledvault disks format --overwrite`"

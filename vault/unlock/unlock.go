@@ -137,6 +137,9 @@ func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 type FormatOptions struct {
 	// KeepData encrypts what is there in place. The last 32 MiB of the disk must be unused: they make room for the header.
 	KeepData bool
+	// Resume, with KeepData, goes on with an encryption in place that was interrupted. Only for a disk that never had a
+	// record: it lets cryptsetup act on what the header says.
+	Resume bool
 	// Overwrite gives up whatever is there, an encrypted disk included. Without it a known signature is refused.
 	Overwrite bool
 	// SectorSize of the encryption: 512 or 4096 bytes; 0 takes 4096 if the device's own sectors allow, else 512.

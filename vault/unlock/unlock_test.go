@@ -432,3 +432,91 @@ func TestHeaderCopies(t *testing.T) {
 		})
 	}
 }
+
+// TestResume: the encryption of existing data was interrupted right after it began.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	l := backend(t)
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := disk.MakePattern(path, 40*mib, 42); err != nil {
+		t.Fatal(err)
+	}
+	d, key := diskAt(path), diskKey(t, 1)
+	_, err := l.Format(t.Context(), d, unlock.FormatOptions{KeepData: true, Resume: true}, key, 2, rack())
+	wantCode(t, err, unlock.CodeUnformatted)
+
+	real, err := rig.Path("cryptsetup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopping := unlock.New(unlock.Config{Mapper: t.TempDir(), Cryptsetup: tool(t, fmt.Sprintf(`exec %q "$@" --init-only`, real))})
+	_, err = stopping.Format(t.Context(), d, unlock.FormatOptions{KeepData: true}, key, 2, rack())
+	wantCode(t, err, unlock.CodeReencrypt)
+	_, err = l.Inspect(t.Context(), d)
+	wantCode(t, err, unlock.CodeReencrypt)
+	_, err = l.Format(t.Context(), d, unlock.FormatOptions{KeepData: true, Resume: true}, diskKey(t, 2), 2, rack())
+	wantCode(t, err, unlock.CodeKey)
+
+	r, err := l.Format(t.Context(), d, unlock.FormatOptions{KeepData: true, Resume: true}, key, 2, rack())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Open(t.Context(), d, r, key); err != nil {
+		t.Fatal(err)
+	}
+	have, err := disk.ReadPlain(t.Context(), path, key, 0, 8*mib)
+	if err != nil || !bytes.Equal(have, disk.Pattern(42, 0, 8*mib)) {
+		t.Fatalf("data was not preserved: %v", err)
+	}
+	_, err = l.Format(t.Context(), d, unlock.FormatOptions{KeepData: true, Resume: true}, key, 2, rack())
+	wantCode(t, err, unlock.CodeRefused)
+	_, err = l.Format(t.Context(), d, unlock.FormatOptions{Resume: true}, key, 2, rack())
+	wantCode(t, err, unlock.CodeConfig)
+}
+
+// TestKeyStaysInThePipe: no argument, no environment variable and no file of ours ever holds a key.
+func TestKeyStaysInThePipe(t *testing.T) {
+	t.Parallel()
+	rig.Need(t, "cryptsetup")
+	real, err := rig.Path("cryptsetup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := filepath.Join(t.TempDir(), "log")
+	l := unlock.New(unlock.Config{Mapper: t.TempDir(), Cryptsetup: tool(t, fmt.Sprintf(`{ echo "$@"; cat /proc/self/environ; } >>%q; exec %q "$@"`, log, real))})
+	d := emptyDisk(t, 8*mib)
+	one, two := diskKey(t, 0xA5), diskKey(t, 0x5A)
+	r, err := l.Format(t.Context(), d, unlock.FormatOptions{}, one, 1, rack())
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := l.AddKey(t.Context(), d, r, one, two, 2, rack())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.RetireOld(t.Context(), d, next, two); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{log, d.Path} {
+		text, err := os.ReadFile(path)
+		if err != nil || len(text) == 0 {
+			t.Fatal(err)
+		}
+		for _, b := range []byte{0xA5, 0x5A} {
+			if bytes.Contains(text, bytes.Repeat([]byte{b}, 8)) || bytes.Contains(bytes.ToLower(text), []byte(strings.Repeat(fmt.Sprintf("%02x", b), 8))) {
+				t.Errorf("%s holds a key", path)
+			}
+		}
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	l := backend(b)
+	d, r := formatted(b, l, 1)
+	key := diskKey(b, 1)
+	for b.Loop() {
+		if _, err := l.Open(b.Context(), d, r, key); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
