@@ -161,11 +161,17 @@ func isRegular(f *os.File) bool {
 }
 
 func (l *LUKS2) makeHeader(ctx context.Context, d Disk, o FormatOptions, args []string, key secret.DiskKey) error {
-	long := *l
+	long, dir := *l, ""
 	if o.KeepData {
+		// cryptsetup builds the new header, which holds nothing in clear, in a file of its working folder.
+		var err error
+		if dir, err = os.MkdirTemp(l.cfg.TempDir, "sledvault-"); err != nil {
+			return reason.Wrap(err, CodeIO, hintIO, "unlock: disk %s: folder for the new header", d.ID)
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
 		long.cfg.Timeout = l.cfg.KeepTimeout
 	}
-	a, err := long.run(ctx, call{id: d.ID, args: args, key: key})
+	a, err := long.run(ctx, call{id: d.ID, args: args, key: key, dir: dir})
 	if err != nil {
 		return err
 	}

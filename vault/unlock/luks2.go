@@ -26,6 +26,7 @@ type Config struct {
 	Timeout    time.Duration // of one run of cryptsetup; 0 means 60 s. Encrypting in place takes KeepTimeout.
 	// KeepTimeout bounds the encryption of existing data; 0 means 24 h.
 	KeepTimeout time.Duration
+	TempDir     string // for the header while existing data is encrypted; "" means the system's
 }
 
 // LUKS2 opens LUKS2 disks through cryptsetup. It holds no state and is safe for concurrent use on different disks.

@@ -1,6 +1,7 @@
 package unlock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ type call struct {
 	newKey secret.DiskKey // goes to descriptor newKeyFD; may be empty
 	input  []byte         // standard input if there is no key; not secret
 	header *os.File       // descriptor headerFD; may be nil
+	dir    string         // working folder; "" means /
 }
 
 // The descriptors of a child beside the standard three.
@@ -64,7 +66,7 @@ func (l *LUKS2) run(ctx context.Context, c call) (answer, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, c.args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	cmd.Dir = "/"
+	cmd.Dir = cmp.Or(c.dir, "/")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
 	var stdout, stderr quote
