@@ -5,11 +5,16 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
+	"sync"
 	"testing"
 
+	"github.com/sledvault/sledvault/hwtest/sim/firmware"
 	"github.com/sledvault/sledvault/rot"
 	"github.com/sledvault/sledvault/rot/channel"
 	"github.com/sledvault/sledvault/rot/channel/channeltest"
+	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/rot/rottest"
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
@@ -23,6 +28,7 @@ type outcome struct {
 func connect(tb testing.TB, dialer, acceptor *channel.Config) (d, a outcome) {
 	tb.Helper()
 	near, far := net.Pipe()
+	tb.Cleanup(func() { _ = near.Close(); _ = far.Close() })
 	return handshake(tb.Context(), dialer, acceptor, near, far)
 }
 
@@ -42,18 +48,38 @@ func mustConnect(tb testing.TB, dialer, acceptor *channeltest.Sled) (d, a *chann
 	if x.err != nil || y.err != nil {
 		tb.Fatalf("dialer: %v; acceptor: %v", x.err, y.err)
 	}
-	tb.Cleanup(func() { _ = x.conn.Conn.(interface{ NetConn() net.Conn }).NetConn().Close() })
 	return x.conn, y.conn
+}
+
+func wantCode(tb testing.TB, err error, want reason.Code) {
+	tb.Helper()
+	if have := reason.CodeOf(err); have != want || err == nil {
+		tb.Errorf("have %q (%v), want %q", have, err, want)
+		return
+	}
+	if reason.HintOf(err) == "" {
+		tb.Errorf("%q has no hint", want)
+	}
+}
+
+// wantRefused: the judge reports its own code, the judged side the same one as the peer's.
+func wantRefused(tb testing.TB, judge, judged error, want reason.Code) {
+	tb.Helper()
+	wantCode(tb, judge, want)
+	refusal, ok := errors.AsType[*channel.Refusal](judged)
+	if reason.CodeOf(judged) != channel.CodeRefused || !ok || refusal.Code != want {
+		tb.Errorf("refused side: have %v, want %q", judged, want)
+	}
 }
 
 func TestChannel(t *testing.T) {
 	t.Parallel()
 	r := channeltest.NewRack(t, 2)
 	d, a := mustConnect(t, r.Sleds[0], r.Sleds[1])
-	if d.Peer != r.Sleds[1].ID || a.Peer != r.Sleds[0].ID {
+	if d.Peer != r.Sleds[1].ID || a.Peer != r.Sleds[0].ID || d.Removed || d.Adopted {
 		t.Errorf("have peers %v and %v", d.Peer, a.Peer)
 	}
-	if len(d.Capabilities) != 1 || d.Capabilities[0] != "authority/1" || d.Verdict.Facts.SetGeneration != 1 {
+	if !slices.Equal(d.Capabilities, []string{"authority/1"}) || d.Verdict.Facts.SetGeneration != 1 || d.Latest() != d.Verdict {
 		t.Errorf("have %v, %+v", d.Capabilities, d.Verdict)
 	}
 	if s := r.Sleds[0].Seen(r.Sleds[1].TPM.EKName()); !s.Known || s.Sequence != 3 {
@@ -70,22 +96,257 @@ func TestChannel(t *testing.T) {
 func TestRefusedSidesKnowWhy(t *testing.T) {
 	t.Parallel()
 	r := channeltest.NewRack(t, 2)
-	tampered := r.Sleds[0]
-	tampered.TPM.Extend(14, [32]byte{1})
-	for _, dialing := range []bool{true, false} {
-		bad, good := connect(t, tampered.Channel, r.Sleds[1].Channel)
-		if !dialing {
-			good, bad = connect(t, r.Sleds[1].Channel, tampered.Channel)
+	good, bad := r.Sleds[1], r.Sleds[0]
+	bad.TPM.Extend(14, [32]byte{1})
+	d, a := connect(t, bad.Channel, good.Channel)
+	wantRefused(t, a.err, d.err, rot.CodePCRPolicy)
+	if good.TPM.Quotes != 0 {
+		t.Errorf("have %d quotes of the acceptor, want none for a peer that has not passed", good.TPM.Quotes)
+	}
+	d, a = connect(t, good.Channel, bad.Channel)
+	wantRefused(t, d.err, a.err, rot.CodePCRPolicy)
+}
+
+func TestAcceptorCannotProve(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	r.Sleds[1].TPM.Set(func(f *rottest.TPM) { f.Err = rottest.ErrDead })
+	d, a := connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantRefused(t, a.err, d.err, rot.CodeProver)
+}
+
+func TestUnknownSled(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	stranger := channeltest.NewSled(t, "STRANGER")
+	stranger.SetSet(r.Set)
+	d, a := connect(t, stranger.Channel, r.Sleds[0].Channel)
+	wantRefused(t, a.err, d.err, channel.CodeUnknownSled)
+	d, a = connect(t, r.Sleds[0].Channel, stranger.Channel)
+	wantRefused(t, d.err, a.err, channel.CodeUnknownSled)
+}
+
+func TestSelf(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 1)
+	d, a := connect(t, r.Sleds[0].Channel, r.Sleds[0].Channel)
+	wantCode(t, d.err, channel.CodeSelf)
+	if a.err == nil {
+		t.Error("accepted itself")
+	}
+	// A clone: same baseboard and TPM, another TLS key.
+	clone := *r.Sleds[0].Channel
+	identity, err := channel.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clone.Identity = identity
+	d, a = connect(t, &clone, r.Sleds[0].Channel)
+	wantRefused(t, a.err, d.err, channel.CodeSelf)
+}
+
+func TestNoSet(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 1)
+	d, a := connect(t, channeltest.NewSled(t, "STRANGER").Channel, r.Sleds[0].Channel)
+	wantCode(t, d.err, channel.CodeNoSet)
+	wantCode(t, a.err, channel.CodeClosed)
+}
+
+// TestRelaxation: a sled that runs with a relaxation is accepted only by sleds that run with it too.
+func TestRelaxation(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	soft, hard := r.Sleds[0].Channel, r.Sleds[1].Channel
+	soft.Relaxations = []string{"software-tpm"}
+	d, a := connect(t, soft, hard)
+	wantRefused(t, a.err, d.err, channel.CodeRelaxation)
+	d, a = connect(t, hard, soft)
+	wantRefused(t, d.err, a.err, channel.CodeRelaxation)
+	hard.Relaxations = []string{"software-tpm"}
+	x, _ := mustConnect(t, r.Sleds[0], r.Sleds[1])
+	if !slices.Contains(x.Capabilities, "relax/software-tpm") {
+		t.Errorf("have %v", x.Capabilities)
+	}
+}
+
+// next signs a successor of the rack's set after a change.
+func next(tb testing.TB, r *channeltest.Rack, f func(*enroll.Set)) {
+	tb.Helper()
+	s := r.Set.Next()
+	f(s)
+	r.Publish(tb, s)
+}
+
+// TestNewerSetTravels: the side that is behind adopts the newer set, in both directions, and goes on.
+func TestNewerSetTravels(t *testing.T) {
+	t.Parallel()
+	for _, dialerAhead := range []bool{true, false} {
+		r := channeltest.NewRack(t, 2)
+		ahead, behind := r.Sleds[0], r.Sleds[1]
+		next(t, r, func(s *enroll.Set) { s.MinClientGeneration++ })
+		ahead.SetSet(r.Set)
+		var x, y *channel.Conn
+		if dialerAhead {
+			x, y = mustConnect(t, ahead, behind)
+		} else {
+			y, x = mustConnect(t, behind, ahead)
 		}
-		if reason.CodeOf(good.err) != rot.CodePCRPolicy {
-			t.Errorf("dialing %v: judge: have %v", dialing, good.err)
-		}
-		refusal, ok := errors.AsType[*channel.Refusal](bad.err)
-		if reason.CodeOf(bad.err) != channel.CodeRefused || !ok || refusal.Code != rot.CodePCRPolicy {
-			t.Errorf("dialing %v: judged: have %v", dialing, bad.err)
+		if x.Adopted || !y.Adopted || behind.Set().Generation != 2 {
+			t.Errorf("dialer ahead %v: have %v, %v, generation %d", dialerAhead, x.Adopted, y.Adopted, behind.Set().Generation)
 		}
 	}
-	if r.Sleds[1].TPM.Quotes != 1 {
-		t.Errorf("have %d quotes of the acceptor, want 1: none for a peer that has not passed", r.Sleds[1].TPM.Quotes)
+}
+
+// TestJudgedAgainByNewSet: the side that was behind judges by what it has just learned.
+func TestJudgedAgainByNewSet(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	ahead, behind := r.Sleds[0], r.Sleds[1]
+	next(t, r, func(s *enroll.Set) {
+		rec, _ := s.Find(ahead.ID)
+		changed := rec.Clone()
+		changed.PCRs[4] = [][32]byte{{1}}
+		if err := s.Put(changed); err != nil {
+			t.Fatal(err)
+		}
+	})
+	ahead.SetSet(r.Set)
+	_, a := connect(t, ahead.Channel, behind.Channel)
+	wantCode(t, a.err, rot.CodePCRPolicy)
+	if behind.Set().Generation != 2 {
+		t.Error("the newer set was not kept")
+	}
+}
+
+// TestRemovedSled may still connect, marked.
+func TestRemovedSled(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	next(t, r, func(s *enroll.Set) {
+		rec, _ := s.Find(r.Sleds[0].ID)
+		removed := rec.Clone()
+		removed.Removed = 5
+		if err := s.Put(removed); err != nil {
+			t.Fatal(err)
+		}
+	})
+	r.Sleds[1].SetSet(r.Set)
+	d, a := mustConnect(t, r.Sleds[0], r.Sleds[1])
+	if !a.Removed || d.Removed {
+		t.Errorf("have removed %v and %v, want the dialer only", a.Removed, d.Removed)
+	}
+}
+
+func TestSetFork(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	first := r.Set
+	next(t, r, func(s *enroll.Set) { s.MinClientGeneration = 2 })
+	r.Sleds[0].SetSet(r.Set)
+	r.Set = first
+	next(t, r, func(s *enroll.Set) { s.MinClientGeneration = 3 })
+	r.Sleds[1].SetSet(r.Set)
+	d, a := connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantRefused(t, a.err, d.err, channel.CodeSetFork)
+}
+
+// TestSetRefused: a newer set that nobody signed is not adopted, and the connection does not come up.
+func TestSetRefused(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	forged := r.Set.Next()
+	if err := forged.Sign(r.Recovery); err != nil {
+		t.Fatal(err)
+	}
+	r.Sleds[0].SetSet(forged)
+	_, a := connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantCode(t, a.err, enroll.CodeSignature)
+	if r.Sleds[1].Set().Generation != 1 {
+		t.Error("forged set adopted")
+	}
+	r = channeltest.NewRack(t, 2)
+	next(t, r, func(*enroll.Set) {})
+	r.Sleds[0].SetSet(r.Set)
+	r.Sleds[1].Channel.AdoptSet = func(context.Context, []byte) error { return errors.New("disk full") }
+	_, a = connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantCode(t, a.err, channel.CodeSetRefused)
+	r.Sleds[1].Channel.AdoptSet = func(context.Context, []byte) error { return nil }
+	_, a = connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantCode(t, a.err, channel.CodeSetRefused)
+}
+
+// TestFreshEvidence: after an increment, new evidence on the same connection; each piece serves once, in order.
+func TestFreshEvidence(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	d, a := mustConnect(t, r.Sleds[0], r.Sleds[1])
+	r.Sleds[0].Advance()
+	first, err := d.FreshEvidence(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Reappraise(first); err != nil {
+		t.Fatal(err)
+	}
+	if a.Latest().Facts.LedgerSequence != 4 || r.Sleds[1].Seen(r.Sleds[0].TPM.EKName()).Sequence != 4 {
+		t.Errorf("have %+v", a.Latest().Facts)
+	}
+	wantCode(t, a.Reappraise(first), rot.CodeBinding)
+	skipped, err := d.FreshEvidence(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := d.FreshEvidence(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, a.Reappraise(second), rot.CodeBinding)
+	if err := a.Reappraise(skipped); err != nil {
+		t.Error(err)
+	}
+	// The other direction has its own chain, and a sled that changed under the connection is noticed.
+	r.Sleds[1].TPM.Extend(12, [32]byte{9})
+	back, err := a.FreshEvidence(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, d.Reappraise(back), rot.CodePCRPolicy)
+	r.Sleds[0].TPM.Set(func(f *rottest.TPM) { f.Err = rottest.ErrDead })
+	if _, err := d.FreshEvidence(t.Context()); reason.CodeOf(err) != rot.CodeProver {
+		t.Errorf("dead TPM: have %v", err)
+	}
+}
+
+// TestFullMesh: many sleds at once, over loopback. Quotes are far fewer than connections when the TPM is slow.
+func TestFullMesh(t *testing.T) {
+	t.Parallel()
+	const sleds = 8
+	r := channeltest.NewRack(t, sleds)
+	var wg sync.WaitGroup
+	for i, dialer := range r.Sleds {
+		for _, acceptor := range r.Sleds[:i] {
+			wg.Go(func() {
+				x, y := connect(t, dialer.Channel, acceptor.Channel)
+				if x.err != nil || y.err != nil {
+					t.Errorf("%v to %v: %v, %v", dialer.ID, acceptor.ID, x.err, y.err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// TestRebootedPeer: the other side notices.
+func TestRebootedPeer(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	mustConnect(t, r.Sleds[0], r.Sleds[1])
+	if err := r.Sleds[0].TPM.Boot(firmware.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	_, a := mustConnect(t, r.Sleds[0], r.Sleds[1])
+	if !a.Verdict.Rebooted {
+		t.Error("reboot went unnoticed")
 	}
 }
