@@ -240,15 +240,7 @@ func (u *Unsealed) finish(ctx context.Context, counter tpm.Counter, claim Claim)
 	if err := u.seal(ctx, counter); err != nil {
 		return err
 	}
-	value, err := u.Counter(ctx)
-	if err != nil {
-		return err
-	}
-	approvals, err := u.now(ctx, value)
-	if err != nil {
-		return err
-	}
-	if err := u.TestUnseal(ctx, u.v.raw, approvals); err != nil {
+	if err := u.test(ctx); err != nil {
 		return err
 	}
 	auth, err := claimAuth(u.p.Alloc, u.seed)

@@ -31,7 +31,7 @@ var (
 
 const (
 	hintBlob     = "the blob is damaged or was taken from another sled: the other copy may be good; otherwise re-enrol the sled"
-	hintPCR      = "firmware, boot loader or kernel changed without being approved first: boot the old version, approve the new one (`sledvault seal approve`) and reboot; or re-enrol the sled"
+	hintPCR      = "firmware, boot loader or kernel changed without being approved first: boot the old version, approve the new one (`sledvault seal predict`, `sledvault seal authorize`) and reboot; or re-enrol the sled"
 	hintApproval = "the approvals are older than the TPM's counter: an old copy was restored; the other copy may be good, otherwise re-enrol the sled"
 	hintUnmeas   = "switch on measured boot and the SHA-256 bank in the firmware's settings; a sled that is not measured is not sealed"
 	hintAuth     = "the file seal.auth must lie in both state folders, owned by the daemon's user, mode 0600: restore it from the other folder, or re-enrol the sled"

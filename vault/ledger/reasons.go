@@ -32,7 +32,7 @@ var (
 )
 
 const (
-	hintLost   = "the sled keeps its old files and waits: re-enrol it from the controller (`sledvault rack enrol`); the other sleds give it a new share"
+	hintLost   = "the sled keeps its old files and waits: re-enrol it from the controller (`sledvault rack enroll`); the other sleds give it a new share"
 	hintMedium = "a state folder is missing: mount its medium and start again; only if it is gone for good, re-enrol the sled"
 	hintSave   = "the daemon stops so that nothing is sent that is not stored; check both media and the TPM, then start it again"
 	hintExists = "a ledger is never overwritten: re-enrol the sled, which moves the old files aside"

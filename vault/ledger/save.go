@@ -97,6 +97,26 @@ func (l *Ledger) Refresh(ctx context.Context) error {
 	return nil
 }
 
+// Rekey is a protected save under another key: of the same seed and counter, see package sealing. The old sealer is
+// destroyed, the new one becomes the ledger's. The observations follow; a power cut right in between loses them.
+func (l *Ledger) Rekey(ctx context.Context, fresh Sealer, st wire.LedgerState) error {
+	l.mu.Lock()
+	if l.stopped {
+		l.mu.Unlock()
+		fresh.Destroy()
+		return errStopped
+	}
+	l.sealer.Destroy()
+	l.sealer = fresh
+	err := l.save(ctx, st)
+	o := l.observed.clone()
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return l.SaveObserved(ctx, o)
+}
+
 // approved makes the outside of a copy.
 func (l *Ledger) approved(ctx context.Context, st wire.LedgerState) (*File, error) {
 	approvals, err := l.sealer.Approve(ctx, st.Sequence)

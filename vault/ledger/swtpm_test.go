@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -158,6 +159,38 @@ func TestRollbackSwtpm(t *testing.T) {
 	n.restore(fresh)
 	s.reboot()
 	n.either(2, 2, true)
+}
+
+// The key is renewed, and the power fails after each step.
+func TestRekeySwtpm(t *testing.T) {
+	t.Parallel()
+	n, s := newSealedNode(t)
+	l := n.create(1)
+	last := uint64(1)
+	for steps := 0; ; steps++ {
+		old := bytes.Clone(l.sealer.Blob())
+		fresh, err := l.sealer.(*sealing.Unsealed).Rekey(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var seen []string
+		l.cfg.Steps = cutAfter(steps, &seen)
+		err = l.Rekey(t.Context(), fresh, state(last+1))
+		done := err == nil
+		if err != nil && !errors.Is(err, errCut) {
+			t.Fatal(err)
+		}
+		n.powerCut(l)
+		s.reboot()
+		l, last = n.either(last, last+1, done)
+		if done {
+			if bytes.Equal(l.sealer.Blob(), old) {
+				t.Error("still under the old key")
+			}
+			break
+		}
+	}
+	tpmtest.NothingLoaded(t, s.p.TPM)
 }
 
 func BenchmarkProtectedSave(b *testing.B) {
