@@ -79,7 +79,7 @@ func (n *Node) granted(c *Configuration, from ident.Baseboard) *refusal {
 	if err := n.authority.VerifyGrant(g); err != nil {
 		return refuse(CodeGrantInvalid, AlarmUngrantedPrepare, "%v", err)
 	}
-	if have := n.known.committedEpoch(); have > g.LastCommitted && have < c.Epoch {
+	if have := max(n.known.committedEpoch(), n.known.certified); have > g.LastCommitted && have < c.Epoch {
 		return refuse(CodeGrantStale, AlarmUngrantedPrepare, "granted on last commit %s: have %d", epochText(g.LastCommitted), have)
 	}
 	return nil

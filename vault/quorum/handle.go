@@ -71,6 +71,11 @@ func (n *Node) onPrepare(from ident.Baseboard, rack ident.RackID, m Prepare) err
 			return err
 		}
 		n.note(CodePrepared, from, c.Epoch, KindPrepare, "")
+		if cert := n.st.Certificates[c.Epoch]; cert != nil { // the share is what the commit was waiting for
+			if err := n.commit(proven{c, cert}); err != nil {
+				return err
+			}
+		}
 	}
 	if n.coord != nil && n.coord.config.Epoch < c.Epoch {
 		n.endCoordination("prepared epoch " + epochText(c.Epoch))
@@ -174,7 +179,7 @@ func (n *Node) onExpunged(from ident.Baseboard, e ident.Epoch) error {
 	case latest == nil:
 		n.note(CodeUnexpected, from, e, KindExpunged, "this sled never was a member")
 		return nil
-	case n.authority != nil && n.known.committed == nil && n.computer == nil:
+	case n.authority != nil && n.known.certified == 0:
 		// Prepared for an epoch that was given up, but never a member: it may still become one.
 		n.note(CodeUnexpected, from, e, KindExpunged, "this sled was in no committed configuration")
 		return nil
@@ -258,6 +263,7 @@ func (n *Node) learnCommit(p proven, from ident.Baseboard) error {
 	if err := n.storeConfig(c); err != nil {
 		return err
 	}
+	n.certify(p)
 	n.endCoordination("learned of commit " + epochText(c.Epoch)) // it built on an older commit
 	if n.computer == nil || n.computer.shares.config.Epoch < c.Epoch {
 		n.startComputation(p)

@@ -84,6 +84,15 @@ func (n *Node) startComputation(p proven) {
 	n.computer.shares.ask(n)
 }
 
+// resumeComputation goes on after a restart: a stored certificate says that the epoch is committed, so nobody needs to
+// tell this node again. The members are asked as they connect.
+func (n *Node) resumeComputation() {
+	e := n.known.certified
+	if c := n.st.Configs[e]; e > n.known.committedEpoch() && n.st.Expunged == nil && c.Has(n.id) {
+		n.computer = &computer{newCollection(c), proven{c, n.st.Certificates[e]}}
+	}
+}
+
 func (n *Node) endComputation(why string) {
 	if n.computer == nil {
 		return

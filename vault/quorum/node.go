@@ -113,6 +113,7 @@ func newNode(c Config, st State) (*Node, error) {
 		st: st.Clone(), peers: map[ident.Baseboard]*peer{},
 	}
 	n.known = learn(n.st)
+	n.resumeComputation()
 	return n, nil
 }
 

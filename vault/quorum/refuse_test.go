@@ -304,6 +304,84 @@ func TestNoSecretIsLeft(t *testing.T) {
 	}
 }
 
+// TestComputingOutlivesRestart: a sled that was told of a commit and then restarted goes on by itself, and is not made a
+// coordinator that would leave that commit out.
+func TestComputingOutlivesRestart(t *testing.T) {
+	t.Parallel()
+	c := rack(t, []string{"a", "b", "c", "d"}, 4, 2)
+	d := c.Sled("d")
+	c.Crash(d)
+	b := c.Sled("b")
+	ok(t, c.Step(b, c.Request(b, 2, 1, 2, c.Sleds...)))
+	settle(t, c)
+	commit(t, c, 2, c.Sleds[:3]...)
+	ok(t, c.Start(d))
+	ok(t, c.Step(d, quorum.PrepareAndCommit{Config: b.Disk.Configs[2], Certificate: b.Disk.Certificates[2]}))
+	for range 2 {
+		if r := d.Node.Roles(); r.Computing != 2 {
+			t.Fatalf("roles: have %+v, want computing 2", r)
+		}
+		_, err := c.Do(d, c.Request(d, 3, 1, 2, c.Sleds...))
+		refusedAs(t, err, quorum.CodeLastCommittedMismatch)
+		c.Crash(d)
+		ok(t, c.Start(d))
+	}
+	c.ConnectAll()
+	settle(t, c)
+	if !d.Disk.Commits[2] {
+		t.Errorf("d has not committed: %+v", d.Node.Status())
+	}
+}
+
+// TestPrepareCompletesCommit: a Prepare that arrives while the share is being computed ends the computation.
+func TestPrepareCompletesCommit(t *testing.T) {
+	t.Parallel()
+	c := quorumtest.NewCluster(1, "a", "b", "c", "d")
+	c.ConnectAll()
+	a, d := c.Sled("a"), c.Sled("d")
+	ok(t, c.Step(a, c.Request(a, 1, 0, 2, c.Sleds...)))
+	config := a.Disk.Configs[1]
+	ok(t, c.Step(d, quorum.PrepareAndCommit{Config: config, Certificate: c.Auth.Certify(config)}))
+	for c.Pending(a, d) > 0 {
+		_, _, err := c.Deliver(a, d)
+		ok(t, err)
+	}
+	if !d.Disk.Commits[1] || d.Node.Roles().Computing != 0 {
+		t.Errorf("d has not committed: %+v", d.Node.Status())
+	}
+}
+
+// TestAcknowledgedSharesAreWiped counts pages while a coordination is still under way.
+func TestAcknowledgedSharesAreWiped(t *testing.T) {
+	t.Parallel()
+	pages := &counter{}
+	c := quorumtest.NewCluster(1, "a", "b", "c")
+	c.Alloc = pages
+	for _, s := range c.Sleds {
+		ok(t, c.Start(s))
+	}
+	c.ConnectAll()
+	ok(t, c.Step(c.Sled("a"), c.Request(c.Sled("a"), 1, 0, 2, c.Sleds...)))
+	settle(t, c)
+	if c.Sled("a").Node.Roles().Coordinating != 1 || pages.live != 3 {
+		t.Errorf("pages: have %d, want 3 for stored shares", pages.live)
+	}
+}
+
+// TestSetAuthority: what was passed on under the old verifier does not count under the new one.
+func TestSetAuthority(t *testing.T) {
+	t.Parallel()
+	v := attacked(t)
+	d := v.Sled("d")
+	members := v.ids("a", "b", "c", "d")
+	config, shares := quorumtest.Forge(1, d.ID, 2, 2, oldSecrets(t), members...)
+	grant := &quorum.Grant{RackID: config.RackID, Epoch: 2, Coordinator: d.ID, Members: members, Threshold: 2, LastCommitted: 1}
+	v.Auth.SignGrant(grant)
+	ok(t, v.Step(v.Sled("c"), quorum.PeerMessage{From: d.ID, Message: quorum.Message{RackID: config.RackID, Kind: quorum.GrantNotice{Grant: grant}}}))
+	ok(t, v.Step(v.Sled("c"), quorum.SetAuthority{Authority: v.Auth}))
+	v.hears(quorum.CodeGrantMissing, quorum.AlarmUngrantedPrepare, quorum.Prepare{Config: config, Share: clone(t, shares[2])})
+}
+
 // TestRecertify replaces the certificate of a committed epoch after the membership key changed.
 func TestRecertify(t *testing.T) {
 	t.Parallel()

@@ -13,11 +13,13 @@ type knowledge struct {
 	hasRack   bool
 	latest    *Configuration // highest epoch, committed or not
 	committed *Configuration // of the latest committed epoch
+	certified ident.Epoch    // highest epoch with a certificate, committed here or not; 0 without authority
 }
 
 func learn(st State) (k knowledge) {
 	k.rack, k.hasRack = st.RackID()
 	k.latest, k.committed = st.LatestConfig(), st.LatestCommittedConfig()
+	k.certified, _ = last(st.Certificates)
 	return k
 }
 
@@ -118,6 +120,7 @@ func (n *Node) certify(p proven) {
 		return
 	}
 	n.st.Certificates, n.changed = with(n.st.Certificates, e, p.certificate), true
+	n.known.certified = max(n.known.certified, e)
 }
 
 // expunge ends this node's membership for good and wipes every secret that is only in memory.

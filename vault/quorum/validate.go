@@ -155,6 +155,9 @@ func (n *Node) checkProgress(r validReconfigure) (repeated bool, err error) {
 	case r.last != n.known.committedEpoch():
 		return false, reason.New(CodeLastCommittedMismatch, "choose a coordinator that has committed the last epoch",
 			"quorum: epoch %d: last committed epoch: have %s, want %s", r.epoch, epochText(r.last), epochText(n.known.committedEpoch()))
+	case n.known.certified > n.known.committedEpoch():
+		return false, reason.Later(CodeLastCommittedMismatch, "choose a coordinator that has committed the last epoch",
+			"quorum: epoch %d: epoch %d is committed and this sled still computes its share", r.epoch, n.known.certified)
 	case c != nil && c.req.same(r):
 		return true, nil
 	case n.known.latest != nil && n.known.latest.Epoch >= r.epoch:
