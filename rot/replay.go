@@ -51,8 +51,9 @@ func (l *EventLog) Explains(quoted map[int][32]byte, pinned func(pcr int) bool) 
 	return nil
 }
 
-// separator checks the border between firmware and boot in one register. After it the firmware measures nothing into
-// PCR 0 to 3 and 6; PCR 4, 5 and 7 go on with the boot path and its authorities.
+// separator checks the border between firmware and boot in one register. After it nothing is measured into PCR 0, 2, 3
+// and 6. PCR 4, 5 and 7 go on with the boot path and its authorities, and real boards measure boot variables and tables
+// into PCR 1 late.
 func (l *EventLog) separator(pcr int) error {
 	found := false
 	for i := range l.Events {
@@ -61,7 +62,7 @@ func (l *EventLog) separator(pcr int) error {
 			continue
 		}
 		if e.Type != EvSeparator {
-			if found && (pcr <= 3 || pcr == 6) {
+			if found && (pcr == 0 || pcr == 2 || pcr == 3 || pcr == 6) {
 				return fmt.Errorf("event of type %v after the separator", e.Type)
 			}
 			continue

@@ -3,6 +3,7 @@ package rottest_test
 import (
 	"bytes"
 	"context"
+	"sync"
 	"testing"
 
 	"github.com/sledvault/sledvault/hwtest/sim/firmware"
@@ -10,6 +11,7 @@ import (
 	"github.com/sledvault/sledvault/rot/rottest"
 	"github.com/sledvault/sledvault/tpm"
 	"github.com/sledvault/sledvault/tpm/tpmtest"
+	"github.com/sledvault/sledvault/vault/ident"
 )
 
 func TestContractFake(t *testing.T) {
@@ -142,4 +144,39 @@ func (d *swtpmDevice) Value() (value uint64, err error) {
 		return err
 	})
 	return value, err
+}
+
+// BenchmarkEvidence on swtpm: what one peer costs, and 31 at once.
+func BenchmarkEvidence(b *testing.B) {
+	for name, peers := range map[string]int{"alone": 1, "batch-31": 31} {
+		b.Run(name, func(b *testing.B) {
+			d := openSwtpm(b)
+			if err := d.Boot(firmware.Options{}); err != nil {
+				b.Fatal(err)
+			}
+			value, err := d.Value()
+			if err != nil {
+				b.Fatal(err)
+			}
+			p, err := rot.NewProver(rot.ProverConfig{
+				Attestor: d, Baseboard: ident.Baseboard{Part: "p", Serial: "s"},
+				Facts: func() rot.Facts { return rot.Facts{LedgerSequence: value} },
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(p.Close)
+			for b.Loop() {
+				var wg sync.WaitGroup
+				for i := range peers {
+					wg.Go(func() {
+						if _, err := p.Evidence(b.Context(), rot.Request{Role: rot.RoleDialer, Nonce: [32]byte{byte(i)}}); err != nil {
+							b.Error(err)
+						}
+					})
+				}
+				wg.Wait()
+			}
+		})
+	}
 }
