@@ -33,6 +33,8 @@ type conn struct {
 	frames chan frame
 	bytes  atomic.Int64 // in frames and in the writer's hand
 
+	forgiven bool // the writer's: the refusals of the address are forgotten
+
 	fresh   sync.Mutex // evidence of one connection is chained: one at a time
 	pending sync.Mutex
 	asked   []time.Time // fresh evidence that was not answered yet
@@ -67,7 +69,6 @@ func (m *Manager) serve(ctx context.Context, att *Attested, addr netip.AddrPort,
 		m.refuse(ctx, addr, err)
 		return
 	}
-	m.forgive(addr)
 	if att.Adopted {
 		m.Redial()
 	}
@@ -77,9 +78,9 @@ func (m *Manager) serve(ctx context.Context, att *Attested, addr netip.AddrPort,
 	cause := context.Cause(ctx)
 	_ = att.Close()
 	writer.Wait()
+	m.ended(c, cause) // first, so that whoever hears of the end finds the reason
 	m.remove(c, cause)
 	c.discard()
-	m.ended(c, cause)
 }
 
 // ended counts why a connection ended. Ordinary ends are no refusal.
@@ -206,6 +207,7 @@ func (m *Manager) writeLoop(ctx context.Context, c *conn) error {
 		select {
 		case next = <-c.frames:
 		case <-tick.C:
+			m.forgive(c) // it lasted
 			if err := c.overdue(m.cfg.Limits.EvidenceWait); err != nil {
 				return err
 			}

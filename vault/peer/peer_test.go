@@ -210,6 +210,7 @@ func TestBackoff(t *testing.T) {
 		if took := time.Since(begin); took > 100*time.Millisecond {
 			t.Errorf("connected after %v", took)
 		}
+		time.Sleep(2 * time.Second)
 		if s := b.Status(); len(s.Refusals) != 0 {
 			t.Errorf("have %+v after success", s.Refusals)
 		}
@@ -601,6 +602,7 @@ func TestRefresh(t *testing.T) {
 				know(a, b)
 				next[peer.Up](t, a)
 				next[peer.Up](t, b)
+				synctest.Wait() // for the knock
 				a.Refresh(t.Context())
 				synctest.Wait()
 				if c.verdict == nil {

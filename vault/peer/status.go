@@ -28,7 +28,7 @@ type Status struct {
 	Listen      netip.AddrPort `json:"listen"`
 	Addresses   []Address      `json:"addresses"`
 	Connections []Connection   `json:"connections"`
-	Refusals    []Refusal      `json:"refusals"` // the last one per address since it was last established
+	Refusals    []Refusal      `json:"refusals"` // the last one per address, until a connection to it has lasted a ping interval
 	Totals      Totals         `json:"totals"`
 }
 
@@ -148,11 +148,15 @@ func (m *Manager) place(addr netip.AddrPort) string {
 	return addr.Addr().String()
 }
 
-// forgive forgets the refusal of an address that is established now.
-func (m *Manager) forgive(addr netip.AddrPort) {
+// forgive forgets the refusal of an address whose connection has lasted for a while. One that comes and goes keeps it.
+func (m *Manager) forgive(c *conn) {
+	if c.forgiven {
+		return
+	}
+	c.forgiven = true
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.refusals, m.place(addr))
+	delete(m.refusals, m.place(c.addr))
 }
 
 // Status may be called at any time and does not wait for anything.
