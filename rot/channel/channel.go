@@ -125,8 +125,11 @@ func (c *Conn) Reappraise(ev []byte) error {
 	if err != nil {
 		return err
 	}
-	if j.verdict.Baseboard != c.Peer || j.removed != c.Removed {
+	if j.verdict.Baseboard != c.Peer {
 		return refuse(rot.CodeBaseboard, "new evidence refused: have %v, want %v as before", j.verdict.Baseboard, c.Peer)
+	}
+	if j.removed != c.Removed {
+		return refuse(CodeRemoved, "new evidence refused: the record of %v was marked as removed, or came back", c.Peer)
 	}
 	c.inNonce, c.latest = next, j.verdict
 	return nil

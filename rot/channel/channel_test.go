@@ -236,6 +236,23 @@ func TestRemovedSled(t *testing.T) {
 	if !a.Removed || d.Removed {
 		t.Errorf("have removed %v and %v, want the dialer only", a.Removed, d.Removed)
 	}
+	// The other way round: removed while connected. The new record takes effect with the next evidence.
+	r.Sleds[0].SetSet(r.Set)
+	ev, err := a.FreshEvidence(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Reappraise(ev); err != nil {
+		t.Error(err)
+	}
+	old := channeltest.NewRack(t, 2)
+	x, y := mustConnect(t, old.Sleds[0], old.Sleds[1])
+	old.Sleds[1].SetSet(r.Set)
+	ev, err = x.FreshEvidence(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, y.Reappraise(ev), channel.CodeRemoved)
 }
 
 func TestSetFork(t *testing.T) {

@@ -23,6 +23,7 @@ const (
 	CodeRefused     reason.Code = "refused-by-peer"
 	CodeUnknownSled reason.Code = "evidence-unknown-sled"
 	CodeRelaxation  reason.Code = "evidence-relaxation"
+	CodeRemoved     reason.Code = "evidence-removed"
 	CodeNoSet       reason.Code = "set-missing"
 	CodeSetFork     reason.Code = "set-fork"
 	CodeSetRefused  reason.Code = "set-refused"
@@ -46,6 +47,8 @@ func hint(c reason.Code) string {
 		return "enrol the sled first: sledvault rack enroll; if it is enrolled, wait for the set to arrive"
 	case CodeRelaxation:
 		return "the sleds differ in [relax]: give both the same, or none"
+	case CodeRemoved:
+		return "nothing to do: the connection is made again under the new record"
 	case CodeNoSet:
 		return "this sled belongs to no rack yet: sledvault rack enroll"
 	case CodeSetFork:
