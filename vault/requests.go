@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/sledvault/sledvault/vault/api"
@@ -91,10 +92,28 @@ func (d *Daemon) Commit(ctx context.Context, r quorum.Commit) (quorum.CommitStat
 	return rep.Status, err
 }
 
-// PrepareAndCommit hands a committed configuration to the node.
+// PrepareAndCommit hands a committed configuration to the node. A node that must first compute its share answers when it
+// has committed, or "pending" when ctx ends.
 func (d *Daemon) PrepareAndCommit(ctx context.Context, r quorum.PrepareAndCommit) (quorum.CommitStatus, error) {
 	rep, err := d.ask(ctx, func(id quorum.RequestID) quorum.Input { r.ID = id; return r })
-	return rep.Status, err
+	if err != nil || rep.Status == quorum.Committed {
+		return rep.Status, err
+	}
+	for drv := d.getDriver(); ; {
+		st, _, changed := drv.Status()
+		if slices.Contains(st.Commits, r.Config.Epoch) {
+			return quorum.Committed, nil
+		}
+		if ctx.Err() != nil || st.KeyShare == nil || st.KeyShare.Epoch != r.Config.Epoch {
+			return quorum.Pending, nil // it changes nothing, or not in time
+		}
+		select {
+		case <-ctx.Done():
+		case <-drv.done:
+			return quorum.Pending, nil
+		case <-changed:
+		}
+	}
 }
 
 // Coordinator returns the progress of the coordination once its version exceeds after, or when ctx ends.

@@ -34,7 +34,10 @@ const (
 const (
 	maxBody       = 4 << 20          // bytes of a request body; an enrolment set has at most 512 KiB
 	maxConns      = 256              // open connections
-	headerTimeout = 10 * time.Second // for the request line and headers
+	maxConnsEach  = 64               // of one uid or one address, so that no stranger can hold them all
+	headerTimeout = 10 * time.Second // for the TLS handshake, the request line and headers
+	bodyTimeout   = 30 * time.Second // for a request body to arrive
+	answerTimeout = 30 * time.Second // for an answer to be taken
 	idleTimeout   = 5 * time.Minute
 )
 
@@ -44,7 +47,8 @@ type handler func(ctx context.Context, r *http.Request) (any, error)
 // connState counts what one connection was good for.
 type connState struct {
 	requests atomic.Int64
-	conn     *Conn // underlay only
+	who      string // as the counters name the far end
+	conn     *Conn  // underlay only
 }
 
 type connKey struct{}
@@ -57,8 +61,36 @@ func stateOf(ctx context.Context) *connState {
 	return s
 }
 
-// serveJSON runs a handler and writes its result or error.
+// received notes a request, and bounds how long whatever is left of it may take to arrive, also if it is refused.
+func received(w http.ResponseWriter, r *http.Request) {
+	stateOf(r.Context()).requests.Add(1)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+}
+
+// takeBody reads the whole body before a handler runs, bounded in size and time. From then on only the end of the
+// connection or the handler itself ends the request.
+func takeBody(w http.ResponseWriter, r *http.Request) error {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return &reason.Error{Code: CodeBadRequest, Text: fmt.Sprintf("api: read request body: %.200v", err), Remedy: reason.Usage}
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return nil
+}
+
+// serveJSON runs a handler and writes its result or error. A panic is counted and ends the connection, not the daemon.
 func serveJSON(reasons *reason.Log, who string, w http.ResponseWriter, r *http.Request, h handler) {
+	defer func() {
+		if p := recover(); p != nil {
+			reasons.Count(CodeInternal, who, fmt.Sprintf("%s %s: panic: %.200v", r.Method, r.URL.Path, p))
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	if err := takeBody(w, r); err != nil {
+		writeError(reasons, who, w, r, err)
+		return
+	}
 	v, err := h(r.Context(), r)
 	if err != nil {
 		writeError(reasons, who, w, r, err)
@@ -78,6 +110,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 		http.Error(w, "internal", http.StatusInternalServerError)
 		return
 	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
@@ -123,7 +156,7 @@ func statusFor(e *Error, err error) int {
 
 // body reads the JSON body of a request: bounded, no unknown fields, nothing behind it.
 func body[T any](r *http.Request) (v T, err error) {
-	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
+	dec := json.NewDecoder(r.Body) // bounded by takeBody
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&v); err != nil {
 		return v, &reason.Error{Code: CodeBadRequest, Text: fmt.Sprintf("api: read request body: %.200v", err), Remedy: reason.Usage}
@@ -135,7 +168,7 @@ func body[T any](r *http.Request) (v T, err error) {
 }
 
 // httpServer makes a server with this package's limits. Connections that end without a request are counted.
-func httpServer(h http.Handler, reasons *reason.Log, code reason.Code, connContext func(context.Context, net.Conn) context.Context, closed func(*connState)) *http.Server {
+func httpServer(h http.Handler, reasons *reason.Log, code reason.Code, who func(net.Conn) string, connContext func(context.Context, net.Conn) context.Context, closed func(*connState)) *http.Server {
 	states := newConnTable()
 	return &http.Server{
 		Handler:           h,
@@ -144,7 +177,7 @@ func httpServer(h http.Handler, reasons *reason.Log, code reason.Code, connConte
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // counted below instead
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			s := &connState{}
+			s := &connState{who: who(c)}
 			states.put(c, s)
 			return connContext(context.WithValue(ctx, connKey{}, s), c)
 		},
@@ -157,7 +190,7 @@ func httpServer(h http.Handler, reasons *reason.Log, code reason.Code, connConte
 				return
 			}
 			if s.requests.Load() == 0 {
-				reasons.Count(code, remoteName(c), "connection ended without one valid request")
+				reasons.Count(code, s.who, "connection ended without one valid request")
 			}
 			if closed != nil {
 				closed(s)

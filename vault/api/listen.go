@@ -27,15 +27,21 @@ func (t *connTable) take(c net.Conn) *connState {
 	return s
 }
 
-// limitListener closes connections beyond a limit at once, so that nobody can hold all descriptors of the daemon.
+// limitListener closes connections beyond a limit at once, so that nobody can hold all descriptors of the daemon, and
+// beyond a share of it for each caller, so that nobody can hold all places.
 type limitListener struct {
 	net.Listener
-	slots chan struct{}
-	full  func(net.Conn)
+	total, each int
+	who         func(net.Conn) string // names the caller whom the share is counted for
+	full        func(who string)
+
+	mu   sync.Mutex
+	open map[string]int
+	n    int
 }
 
-func newLimitListener(l net.Listener, n int, full func(net.Conn)) *limitListener {
-	return &limitListener{Listener: l, slots: make(chan struct{}, n), full: full}
+func newLimitListener(l net.Listener, total, each int, who func(net.Conn) string, full func(string)) *limitListener {
+	return &limitListener{Listener: l, total: total, each: each, who: who, full: full, open: map[string]int{}}
 }
 
 // Accept implements [net.Listener].
@@ -45,13 +51,32 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		select {
-		case l.slots <- struct{}{}:
-			return &limitConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
-		default:
-			l.full(c)
-			_ = c.Close()
+		who := l.who(c)
+		if l.take(who) {
+			return &limitConn{Conn: c, release: sync.OnceFunc(func() { l.give(who) })}, nil
 		}
+		l.full(who)
+		_ = c.Close()
+	}
+}
+
+func (l *limitListener) take(who string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.n >= l.total || l.open[who] >= l.each {
+		return false
+	}
+	l.n++
+	l.open[who]++
+	return true
+}
+
+func (l *limitListener) give(who string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n--
+	if l.open[who]--; l.open[who] == 0 {
+		delete(l.open, who)
 	}
 }
 

@@ -81,7 +81,7 @@ func ListenLocal(cfg LocalConfig) (*Local, error) {
 		return nil, reason.Wrap(err, "api-listen", "check the folder's permissions", "api: open the socket to callers")
 	}
 	l := &Local{cfg: cfg, ln: ln}
-	l.srv = httpServer(l.mux(), cfg.Reasons, CodeNoHTTP, func(ctx context.Context, c net.Conn) context.Context {
+	l.srv = httpServer(l.mux(), cfg.Reasons, CodeNoHTTP, localName, func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, callerKey{}, peerOf(c))
 	}, nil)
 	return l, nil
@@ -91,7 +91,7 @@ func ListenLocal(cfg LocalConfig) (*Local, error) {
 func (l *Local) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.srv.Close() })
 	defer stop()
-	ln := newLimitListener(l.ln, maxConns, func(net.Conn) { l.cfg.Reasons.Count(CodeBusy, "local", "too many connections") })
+	ln := newLimitListener(l.ln, maxConns, maxConnsEach, localName, func(who string) { l.cfg.Reasons.Count(CodeBusy, who, "too many connections") })
 	if err := l.srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("api: serve %s: %w", l.cfg.Socket, err)
 	}
@@ -145,31 +145,39 @@ func (l *Local) mux() http.Handler {
 		l.guard(w, r, RoleUnlock, func(c Caller) { l.releaseKey(w, r, c) })
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		stateOf(r.Context()).requests.Add(1)
-		writeError(l.cfg.Reasons, "local", w, r, &reason.Error{Code: CodeNotFound, Text: "api: no such route", Remedy: reason.Usage})
+		received(w, r)
+		c, _ := r.Context().Value(callerKey{}).(*Caller)
+		writeError(l.cfg.Reasons, c.name(), w, r, &reason.Error{Code: CodeNotFound, Text: "api: no such route", Remedy: reason.Usage})
 	})
 	return mux
 }
 
-func (c Caller) name() string { return fmt.Sprintf("uid %d", c.UID) }
+// localName names the process at the other end by its user.
+func localName(c net.Conn) string { return peerOf(c).name() }
+
+func (c *Caller) name() string {
+	if c == nil {
+		return "unknown caller"
+	}
+	return fmt.Sprintf("uid %d", c.UID)
+}
 
 // guard lets a request through if its caller has the role.
 func (l *Local) guard(w http.ResponseWriter, r *http.Request, role Role, f func(Caller)) {
-	stateOf(r.Context()).requests.Add(1)
+	received(w, r)
 	c, _ := r.Context().Value(callerKey{}).(*Caller)
 	if !l.allows(c, role) {
-		who := "unknown caller"
-		if c != nil {
-			who = c.name()
-		}
-		writeError(l.cfg.Reasons, who, w, r, reason.New(CodeForbidden,
-			"give the user the role in an [[api.role]] table of the daemon's configuration", "api: %s lacks the role %q", who, role))
+		writeError(l.cfg.Reasons, c.name(), w, r, reason.New(CodeForbidden,
+			"give the user the role in an [[api.role]] table of the daemon's configuration", "api: %s lacks the role %q", c.name(), role))
 		return
 	}
 	caller := *c
 	caller.Role = role
 	f(caller)
 }
+
+// maxWaitMS bounds how long an unlock may wait: a day.
+const maxWaitMS = 24 * 60 * 60 * 1000
 
 func (l *Local) routes() []route {
 	n := l.cfg.Node
@@ -184,6 +192,9 @@ func (l *Local) routes() []route {
 			req, err := body[UnlockRequest](r)
 			if err != nil {
 				return nil, err
+			}
+			if req.WaitMS < 0 || req.WaitMS > maxWaitMS {
+				return nil, badField("wait_ms", fmt.Errorf("have %d, want 0 to %d", req.WaitMS, maxWaitMS))
 			}
 			disks, err := n.Unlock(ctx, req)
 			return DisksReply{Disks: disks}, err

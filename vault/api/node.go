@@ -40,6 +40,7 @@ type Node interface {
 
 	Reconfigure(ctx context.Context, r quorum.Reconfigure) error
 	Commit(ctx context.Context, r quorum.Commit) (quorum.CommitStatus, error)
+	// PrepareAndCommit returns when the node has committed, or "pending" when ctx ends.
 	PrepareAndCommit(ctx context.Context, r quorum.PrepareAndCommit) (quorum.CommitStatus, error)
 	// Coordinator returns the progress of the coordination once its version exceeds after, or when ctx ends.
 	Coordinator(ctx context.Context, after uint64) (Coordination, error)

@@ -55,6 +55,8 @@ func quorumRoutes(n Node, role Role) []route {
 			if in.Certificate, err = req.Certificate.toQuorum(); err != nil {
 				return nil, err
 			}
+			ctx, cancel := context.WithTimeout(ctx, maxWatch)
+			defer cancel()
 			st, err := n.PrepareAndCommit(ctx, in)
 			return CommitReply{Status: st}, err
 		}},

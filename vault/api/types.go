@@ -112,8 +112,8 @@ type Claim struct {
 
 // Hardening is one measure to protect the process, and whether it holds.
 type Hardening struct {
-	Name  string `json:"name"`
-	OK    bool   `json:"ok"`
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
 	// Detail says how it is done, or why it is not.
 	Detail string `json:"detail"`
 }

@@ -19,8 +19,8 @@ import (
 // ExporterLabel is the RFC 5705 label of every attested connection (evidence.md).
 const ExporterLabel = "EXPORTER-sledvault-attest-v1"
 
-// underlayALPN names the underlay API in TLS.
-const underlayALPN = "sledvault-underlay/1"
+// underlayALPN keeps both sides at HTTP/1.1: one request at a time, so that a connection means one caller.
+const underlayALPN = "http/1.1"
 
 // UnderlayConfig configures the underlay API.
 type UnderlayConfig struct {
@@ -64,15 +64,13 @@ func ListenUnderlay(cfg UnderlayConfig) (*Underlay, error) {
 		return nil, reason.Wrap(err, "underlay-listen", "check [underlay] listen in the configuration", "api: listen on the underlay")
 	}
 	u := &Underlay{cfg: cfg, ln: ln}
-	u.srv = httpServer(u.mux(), cfg.Reasons, CodeUnderlayConn, func(ctx context.Context, _ net.Conn) context.Context { return ctx },
+	u.srv = httpServer(u.mux(), cfg.Reasons, CodeUnderlayConn, remoteName, func(ctx context.Context, _ net.Conn) context.Context { return ctx },
 		func(s *connState) {
 			if s.conn != nil {
 				cfg.Node.ConnClosed(s.conn)
 			}
 		})
 	u.srv.TLSConfig = ServerTLS(cfg.Certificate)
-	// HTTP/1.1 under an ALPN name of its own: one request at a time, so that a connection means one caller.
-	u.srv.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 	return u, nil
 }
 
@@ -80,7 +78,8 @@ func ListenUnderlay(cfg UnderlayConfig) (*Underlay, error) {
 func (u *Underlay) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = u.srv.Close() })
 	defer stop()
-	ln := newLimitListener(u.ln, maxConns, func(c net.Conn) { u.cfg.Reasons.Count(CodeBusy, remoteName(c), "too many connections") })
+	ln := newLimitListener(u.ln, maxConns, maxConnsEach, remoteName,
+		func(who string) { u.cfg.Reasons.Count(CodeBusy, who, "too many connections") })
 	if err := u.srv.Serve(tls.NewListener(ln, u.srv.TLSConfig)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("api: serve %s: %w", u.cfg.Listen, err)
 	}
@@ -121,9 +120,12 @@ func (u *Underlay) routes() []underlayRoute {
 			return n.EnrollActivate(ctx, stateOf(ctx).conn, req)
 		}},
 		{"PUT /v1/enroll/set", claimant, func(ctx context.Context, r *http.Request) (any, error) {
-			envelope, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, enroll.MaxSet))
+			envelope, err := io.ReadAll(r.Body)
 			if err != nil {
 				return nil, badField("set", err)
+			}
+			if len(envelope) > enroll.MaxSet {
+				return nil, badField("set", fmt.Errorf("have %d bytes, want at most %d", len(envelope), enroll.MaxSet))
 			}
 			g, err := n.EnrollSet(ctx, stateOf(ctx).conn, envelope)
 			return SetReply{Generation: g}, err
@@ -150,6 +152,7 @@ func (u *Underlay) mux() http.Handler {
 	mux := http.NewServeMux()
 	for _, rt := range u.routes() {
 		mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
+			received(w, r)
 			who, err := u.admit(r, rt.access)
 			if err != nil {
 				writeError(u.cfg.Reasons, who, w, r, err)
@@ -159,7 +162,7 @@ func (u *Underlay) mux() http.Handler {
 		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		stateOf(r.Context()).requests.Add(1)
+		received(w, r)
 		writeError(u.cfg.Reasons, hostOf(r), w, r, &reason.Error{Code: CodeNotFound, Text: "api: no such route", Remedy: reason.Usage})
 	})
 	return mux
@@ -169,7 +172,6 @@ func (u *Underlay) mux() http.Handler {
 func (u *Underlay) admit(r *http.Request, need access) (who string, err error) {
 	who = hostOf(r)
 	st := stateOf(r.Context())
-	st.requests.Add(1)
 	if st.conn == nil {
 		c := &Conn{Remote: who}
 		key, err := r.TLS.ExportKeyingMaterial(ExporterLabel, nil, 32)

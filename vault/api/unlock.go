@@ -5,6 +5,7 @@ package api
 import (
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/sledvault/sledvault/vault/reason"
 )
@@ -16,6 +17,10 @@ const routeKey = "POST /v1/disks/{id}/key"
 // after the release was recorded (local-api.md §4). The answer is the 32 bytes and nothing else. The connection is taken
 // over from the HTTP library first, so that no buffer of its own keeps a copy, and closed behind the last byte.
 func (l *Local) releaseKey(w http.ResponseWriter, r *http.Request, who Caller) {
+	if err := takeBody(w, r); err != nil {
+		writeError(l.cfg.Reasons, who.name(), w, r, err)
+		return
+	}
 	key, err := l.cfg.Node.ReleaseKey(r.Context(), who, r.PathValue("id"))
 	if err != nil {
 		writeError(l.cfg.Reasons, who.name(), w, r, err)
@@ -28,6 +33,7 @@ func (l *Local) releaseKey(w http.ResponseWriter, r *http.Request, who Caller) {
 		return
 	}
 	defer func() { _ = conn.Close() }()
+	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
 	head := "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: " +
 		strconv.Itoa(key.Len()) + "\r\n\r\n"
 	if _, err := conn.Write([]byte(head)); err == nil {
