@@ -89,6 +89,9 @@ func (d *Daemon) openTPM(ctx context.Context) error {
 // lost its seal both wait to be enrolled; the second keeps its old files.
 func (d *Daemon) openSeal(ctx context.Context) error {
 	d.boot.wait("", nil)
+	if err := d.measure(ctx); err != nil {
+		return retry(err)
+	}
 	claim, err := sealing.ReadClaim(ctx, d.sealParams())
 	if err != nil {
 		return retry(err)
@@ -121,6 +124,15 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 }
 
 const hintReenroll = "enroll the sled again: sledvault rack enroll; its disks stay, the other sleds give it a new share"
+
+// measure reads the platform state of this start, which is what the next start will show; later extends do not count.
+func (d *Daemon) measure(ctx context.Context) error {
+	values, err := sealing.ReadPCRs(ctx, d.sealParams())
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.measured = values
+	return err
+}
 
 // ownRecord finds this sled in the set and compares the TPM with it. A daemon on another sled's TPM, or on another
 // sled's board, is told whose it is.
@@ -161,7 +173,7 @@ func (d *Daemon) checkClaim(claim *sealing.Claim, set *enroll.Set) error {
 // openLedger unseals and loads the newest usable copy, and repairs the other (ledger.md §5).
 func (d *Daemon) openLedger(ctx context.Context, set *enroll.Set, rec *enroll.Record) error {
 	pins := sealing.Pins{SRKName: rec.SRKName, EKName: rec.EKName, AKName: rec.AKName, CounterName: rec.CounterName}
-	l, st, report, err := ledger.Open(ctx, d.ledgerConfig(), func(ctx context.Context, blob sealing.Blob, approvals []sealing.Approval) (ledger.Sealer, error) {
+	l, st, report, err := ledger.Open(ctx, d.ledgerConfig(set.Rack), func(ctx context.Context, blob sealing.Blob, approvals []sealing.Approval) (ledger.Sealer, error) {
 		u, err := sealing.Open(ctx, d.sealParams(), pins, set.Rack, blob, approvals)
 		if err != nil {
 			return nil, err

@@ -53,7 +53,8 @@ type Daemon struct {
 	id       ident.Baseboard
 	tpm      *tpm.TPM
 	tpmID    api.TPMIdentity
-	ek       []byte // EK Name
+	ek       []byte           // EK Name
+	measured map[int][32]byte // sealing PCRs at the start
 	set      *enroll.Set
 	unsealed *sealing.Unsealed
 	store    *store
@@ -152,27 +153,25 @@ func (d *Daemon) fail(err error) {
 	}
 }
 
-// close ends what the boot started, and wipes what it unsealed.
+// close ends what the boot started, and wipes what it unsealed. Nothing else runs by then but the peer network.
 func (d *Daemon) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.stopNet != nil {
-		d.stopNet()
+	d.mu.RLock()
+	stopNet, prover, st, t, line := d.stopNet, d.prover, d.store, d.tpm, d.sp
+	d.mu.RUnlock()
+	if stopNet != nil {
+		stopNet()
 	}
-	if d.prover != nil {
-		d.prover.Close()
+	if prover != nil {
+		prover.Close()
 	}
-	if d.store != nil {
-		_ = d.store.ledger.Close()
+	if st != nil {
+		_ = st.ledger.Close() // wipes what was unsealed, too
 	}
-	if d.unsealed != nil {
-		d.unsealed.Destroy()
+	if t != nil {
+		_ = t.Close()
 	}
-	if d.tpm != nil {
-		_ = d.tpm.Close()
-	}
-	if d.sp != nil {
-		_ = d.sp.Close()
+	if line != nil {
+		_ = line.Close()
 	}
 }
 
@@ -212,14 +211,8 @@ func (d *Daemon) setSet(s *enroll.Set) { d.mu.Lock(); defer d.mu.Unlock(); d.set
 // Set is the current enrolment set, nil while unclaimed.
 func (d *Daemon) Set() *enroll.Set { d.mu.RLock(); defer d.mu.RUnlock(); return d.set }
 
-func (d *Daemon) setUnsealed(u *sealing.Unsealed) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.unsealed != nil && d.unsealed != u {
-		d.unsealed.Destroy()
-	}
-	d.unsealed = u
-}
+// setUnsealed keeps what was unsealed for the claim index. It belongs to the ledger, which wipes it.
+func (d *Daemon) setUnsealed(u *sealing.Unsealed) { d.mu.Lock(); defer d.mu.Unlock(); d.unsealed = u }
 
 func (d *Daemon) getStore() *store { d.mu.RLock(); defer d.mu.RUnlock(); return d.store }
 
@@ -252,11 +245,11 @@ func (d *Daemon) sealParams() sealing.Params {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return sealing.Params{TPM: d.tpm, Alloc: d.alloc, Rand: d.rand, Baseboard: d.id, PCRs: d.cfg.TPM.PCRs,
-		CounterIndex: d.cfg.TPM.CounterIndex, ClaimIndex: d.cfg.TPM.ClaimIndex, AuthDirs: d.dirs()}
+		CounterIndex: d.cfg.TPM.CounterIndex, ClaimIndex: d.cfg.TPM.ClaimIndex, AuthDirs: d.dirs(), Measured: d.measured}
 }
 
-func (d *Daemon) ledgerConfig() ledger.Config {
-	return ledger.Config{Dirs: d.dirs(), Baseboard: d.identity(), Alloc: d.alloc, Rand: d.rand}
+func (d *Daemon) ledgerConfig(rack ident.RackID) ledger.Config {
+	return ledger.Config{Dirs: d.dirs(), Rack: rack, Baseboard: d.identity(), Alloc: d.alloc, Rand: d.rand}
 }
 
 // std converts to the standard type.

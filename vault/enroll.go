@@ -184,16 +184,15 @@ func (d *Daemon) enroll(ctx context.Context, c *api.Conn, set *enroll.Set, envel
 	if err != nil {
 		return err
 	}
-	cfg := d.ledgerConfig()
-	cfg.Rack = set.Rack
+	cfg := d.ledgerConfig(set.Rack)
 	st := wire.LedgerState{SetGeneration: set.Generation, SetDigest: set.Digest(), Quorum: quorum.State{}}
-	l, err := ledger.Create(ctx, cfg, u, st)
-	if err != nil {
+	if err := ledger.WriteEnrolment(d.dirs(), envelope); err != nil {
 		u.Destroy()
 		return err
 	}
-	if err := ledger.WriteEnrolment(d.dirs(), envelope); err != nil {
-		_ = l.Close()
+	l, err := ledger.Create(ctx, cfg, u, st)
+	if err != nil {
+		u.Destroy()
 		return err
 	}
 	d.log.Info("enrolled", "rack_id", set.Rack, "generation", set.Generation)

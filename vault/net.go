@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"maps"
-	"net"
 	"sync"
 
 	"github.com/google/go-tpm/tpm2"
@@ -74,7 +73,7 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := peer.New(peer.Config{Self: d.identity(), Listen: listen, Channel: attested{d.channel()}, Alloc: d.alloc, Reasons: d.reasons})
+	m, err := peer.New(peer.Config{Self: d.identity(), Listen: listen, Channel: peer.Attest(d.channel()), Alloc: d.alloc, Reasons: d.reasons})
 	if err != nil {
 		return err
 	}
@@ -200,24 +199,4 @@ func (d *Daemon) SetPeers(_ context.Context, peers []string) error {
 		m.SetPeers(addrs)
 	}
 	return nil
-}
-
-// attested puts the attested channel under the peer network.
-type attested struct{ c *channel.Config }
-
-// Dial opens the channel over a connection that this side dialled.
-func (a attested) Dial(ctx context.Context, raw net.Conn) (*peer.Attested, error) {
-	return wrap(a.c.Dial(ctx, raw))
-}
-
-// Accept opens the channel over a connection that the peer dialled.
-func (a attested) Accept(ctx context.Context, raw net.Conn) (*peer.Attested, error) {
-	return wrap(a.c.Accept(ctx, raw))
-}
-
-func wrap(c *channel.Conn, err error) (*peer.Attested, error) {
-	if err != nil {
-		return nil, err
-	}
-	return &peer.Attested{Conn: c, Peer: c.Peer, Capabilities: c.Capabilities, Verdict: c.Verdict, Fresh: c.FreshEvidence, Reappraise: c.Reappraise}, nil
 }
