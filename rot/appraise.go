@@ -24,6 +24,7 @@ type Expectation struct {
 	Manifest    *Manifest
 	MinFirmware uint64 // of the TPM
 	ResetCount  uint32 // at enrolment
+	MinSequence uint64 // the counter's value at enrolment
 }
 
 // Seen is what a verifier remembers of one TPM, between connections and over restarts.
@@ -179,9 +180,13 @@ func checkCounter(e *Evidence, quote Clock, exp Expectation, seen Seen) error {
 	if r.Value != e.Facts.LedgerSequence {
 		return refuse(CodeCounter, "ledger refused: have sequence %d, want the counter's value %d", e.Facts.LedgerSequence, r.Value)
 	}
-	if seen.Known && (e.Facts.LedgerSequence < seen.Sequence || e.Facts.LedgerGeneration < seen.Generation) {
+	floor, generation := exp.MinSequence, uint64(0)
+	if seen.Known {
+		floor, generation = max(floor, seen.Sequence), seen.Generation
+	}
+	if e.Facts.LedgerSequence < floor || e.Facts.LedgerGeneration < generation {
 		return refuse(CodeRollback, "ledger refused: have sequence %d generation %d, want at least %d and %d",
-			e.Facts.LedgerSequence, e.Facts.LedgerGeneration, seen.Sequence, seen.Generation)
+			e.Facts.LedgerSequence, e.Facts.LedgerGeneration, floor, generation)
 	}
 	return nil
 }

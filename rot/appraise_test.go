@@ -55,6 +55,7 @@ func TestAppraiseRefuses(t *testing.T) {
 		{"no key enrolled", rot.CodeAK, func(w *world) { w.expect.AKName = nil }},
 		{"other key shown", rot.CodeAK, func(w *world) { w.edit = func(e *rot.Evidence) { e.AKPublic = other.AKPublic() } }},
 		{"key that may sign anything", rot.CodeAK, func(w *world) { w.edit = func(e *rot.Evidence) { e.AKPublic = flip(e.AKPublic, 5) } }},
+		{"key that can decrypt", rot.CodeAK, func(w *world) { w.edit = func(e *rot.Evidence) { e.AKPublic = decrypting(e.AKPublic) } }},
 		{"key off the curve", rot.CodeAK, func(w *world) { w.edit = func(e *rot.Evidence) { e.AKPublic = flip(e.AKPublic, len(e.AKPublic)-1) } }},
 		{"bytes after the key", rot.CodeAK, func(w *world) { w.edit = func(e *rot.Evidence) { e.AKPublic = append(e.AKPublic, 0) } }},
 		{"signature", rot.CodeSignature, func(w *world) { w.edit = func(e *rot.Evidence) { e.Signature = flip(e.Signature, 20) } }},
@@ -98,6 +99,7 @@ func TestAppraiseRefuses(t *testing.T) {
 		}},
 		{"ledger sequence falls", rot.CodeRollback, func(w *world) { w.seen = rot.Seen{Known: true, ResetCount: 8, Sequence: 4} }},
 		{"ledger generation falls", rot.CodeRollback, func(w *world) { w.seen = rot.Seen{Known: true, ResetCount: 8, Generation: 10} }},
+		{"ledger sequence below enrolment", rot.CodeRollback, func(w *world) { w.expect.MinSequence = 4 }},
 		{"event log", rot.CodeEventLog, func(w *world) { w.edit = func(e *rot.Evidence) { e.EventLog = nil } }},
 		{"no policy", rot.CodeNoPolicy, func(w *world) { w.expect.PCRs = nil }},
 		{"PCR by value", rot.CodePCRPolicy, func(w *world) { w.expect.PCRs[4] = [][32]byte{{1}, {2}} }},
@@ -125,6 +127,13 @@ func TestAppraiseRefuses(t *testing.T) {
 			wantCode(t, err, row.want)
 		})
 	}
+}
+
+// decrypting sets the attribute "decrypt".
+func decrypting(public []byte) []byte {
+	b := slices.Clone(public)
+	b[5] |= 2
+	return b
 }
 
 // resign arranges that the quote is changed and signed again, as a broken TPM might.

@@ -22,6 +22,7 @@ const (
 	algECDSA         = 0x0018
 	curveP256        = 0x0003
 	akAttributes     = 1<<1 | 1<<4 | 1<<5 | 1<<6 | 1<<16 | 1<<18 // fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign
+	attrNoDA         = 1 << 10
 	pcrSelectBytes   = 3
 	maxPCR           = 8*pcrSelectBytes - 1
 	maxTPMStructure  = 2048
@@ -215,7 +216,8 @@ func publicKey(b []byte) (*ecdsa.PublicKey, error) {
 	r := &reader{b: b}
 	r.want("key type", uint32(r.u16()), algECC)
 	r.want("name algorithm", uint32(r.u16()), algSHA256)
-	r.want("attributes", r.u32(), akAttributes)
+	// noDA may be set: it says that a wrong auth value, which this key has none of, does not count as a guess.
+	r.want("attributes", r.u32()&^attrNoDA, akAttributes)
 	r.sized(maxNameOrDigest) // policy: covered by the Name
 	r.want("symmetric algorithm", uint32(r.u16()), algNull)
 	r.want("signing scheme", uint32(r.u16()), algECDSA)

@@ -78,12 +78,14 @@ func allOnes() (v [32]byte) {
 	return v
 }
 
-// checkSelection refuses a selection that proves nothing: PCR 0 to 7 are always asked for, and 16 and 23 never, because
-// software may reset them.
+// lastStaticPCR is the last register that only a reset clears. Software may reset 16 and 23, a dynamic launch the others.
+const lastStaticPCR = 15
+
+// checkSelection refuses a selection that proves nothing: PCR 0 to 7 are always asked for, and none that can be reset.
 func checkSelection(pcrs []int) error {
 	for i, p := range pcrs {
-		if p < 0 || p > maxPCR || i > 0 && p <= pcrs[i-1] || p == 16 || p == 23 {
-			return refuse(CodePCRSelection, "PCR selection refused: have %v, want ascending numbers without 16 and 23", pcrs)
+		if p < 0 || p > lastStaticPCR || i > 0 && p <= pcrs[i-1] {
+			return refuse(CodePCRSelection, "PCR selection refused: have %v, want ascending numbers up to 15", pcrs)
 		}
 	}
 	for p := range firmwarePCRs {

@@ -74,7 +74,42 @@ func (c *Config) Accept(ctx context.Context, raw net.Conn) (*Conn, error) {
 	return c.open(ctx, raw, false)
 }
 
+// Validate refuses a configuration that lacks something, or that would not fit into a hello.
+func (c *Config) Validate() error {
+	switch {
+	case c.Self.Validate() != nil, c.Identity == nil, c.Prover == nil, c.Set == nil, c.AdoptSet == nil, c.Seen == nil, c.Remember == nil:
+		return refuse(CodeConfig, "configuration: a field is missing")
+	case c.Prover.Baseboard() != c.Self:
+		return refuse(CodeConfig, "configuration: the prover speaks for %v, want %v", c.Prover.Baseboard(), c.Self)
+	}
+	announced := c.announced()
+	size := 0
+	for _, a := range announced {
+		if !plain(a) {
+			return refuse(CodeConfig, "configuration: capability %.64q is not plain text", a)
+		}
+		size += len(a) + 2
+	}
+	if len(announced) > maxCapabilities || size > maxHello-128 {
+		return refuse(CodeConfig, "configuration: have %d capabilities of %d bytes, want at most %d of %d", len(announced), size, maxCapabilities, maxHello-128)
+	}
+	return nil
+}
+
+// announced are the capabilities of the hello: the real ones, then the relaxations.
+func (c *Config) announced() []string {
+	out := append([]string{}, c.Capabilities...)
+	for _, r := range c.Relaxations {
+		out = append(out, relaxPrefix+r)
+	}
+	return out
+}
+
 func (c *Config) open(ctx context.Context, raw net.Conn, dialer bool) (*Conn, error) {
+	if err := c.Validate(); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
 	timeout := c.Timeout
 	if timeout == 0 {
 		timeout = DefaultTimeout

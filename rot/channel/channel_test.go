@@ -170,6 +170,54 @@ func TestRelaxation(t *testing.T) {
 	}
 }
 
+// TestSoftwareTPM: what the signed record says counts, not what the peer announces.
+func TestSoftwareTPM(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	next(t, r, func(s *enroll.Set) {
+		rec, _ := s.Find(r.Sleds[0].ID)
+		soft := rec.Clone()
+		soft.Firmware.Manufacturer = "IBM"
+		if err := s.Put(soft); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for _, s := range r.Sleds {
+		s.SetSet(r.Set)
+	}
+	d, a := connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantRefused(t, a.err, d.err, channel.CodeRelaxation)
+	for _, s := range r.Sleds {
+		s.Channel.Relaxations = []string{channel.RelaxSoftwareTPM}
+	}
+	mustConnect(t, r.Sleds[0], r.Sleds[1])
+}
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	for name, edit := range map[string]func(*channel.Config){
+		"nothing":         func(c *channel.Config) { *c = channel.Config{} },
+		"no memory":       func(c *channel.Config) { c.Seen = nil },
+		"other baseboard": func(c *channel.Config) { c.Self = r.Sleds[1].ID },
+		"odd capability":  func(c *channel.Config) { c.Capabilities = []string{"A b"} },
+		"17 capabilities": func(c *channel.Config) { c.Capabilities = slices.Repeat([]string{"a"}, 17) },
+		"too long a hello": func(c *channel.Config) {
+			c.Capabilities = slices.Repeat([]string{"abcdefghijklmnopqrstuvwxyzabcdefghijklm"}, 10)
+		},
+	} {
+		c := *r.Sleds[0].Channel
+		edit(&c)
+		near, far := net.Pipe()
+		if _, err := c.Dial(t.Context(), near); reason.CodeOf(err) != channel.CodeConfig {
+			t.Errorf("%s: have %v", name, err)
+		}
+		if _, err := far.Read(make([]byte, 1)); err == nil {
+			t.Errorf("%s: the connection is still open", name)
+		}
+	}
+}
+
 // next signs a successor of the rack's set after a change.
 func next(tb testing.TB, r *channeltest.Rack, f func(*enroll.Set)) {
 	tb.Helper()

@@ -49,6 +49,8 @@ func hint(c reason.Code) string {
 		return "the sleds differ in [relax]: give both the same, or none"
 	case CodeRemoved:
 		return "nothing to do: the connection is made again under the new record"
+	case CodeConfig:
+		return "this is a fault of the program: report it with the text"
 	case CodeNoSet:
 		return "this sled belongs to no rack yet: sledvault rack enroll"
 	case CodeSetFork:

@@ -80,10 +80,7 @@ func (h *handshake) prepareHello() error {
 		return refuse(CodeNoSet, "no enrolment set")
 	}
 	h.set = set.Encode()
-	h.mine = hello{Version: version, Capabilities: append([]string{}, h.c.Capabilities...), SetGeneration: set.Generation, SetDigest: sha256.Sum256(h.set)}
-	for _, r := range h.c.Relaxations {
-		h.mine.Capabilities = append(h.mine.Capabilities, relaxPrefix+r)
-	}
+	h.mine = hello{Version: version, Capabilities: h.c.announced(), SetGeneration: set.Generation, SetDigest: sha256.Sum256(h.set)}
 	if _, err := rand.Read(h.mine.Nonce[:]); err != nil {
 		return refuseBecause(err, CodeConfig, "nonce")
 	}

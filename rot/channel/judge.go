@@ -12,12 +12,28 @@ import (
 // have it too.
 const relaxPrefix = "relax/"
 
+// RelaxSoftwareTPM names the relaxation that lets sleds with software TPMs take part.
+const RelaxSoftwareTPM = "software-tpm"
+
+// softwareTPM tells by the manufacturer that the enrolment record names: swtpm, libtpms, reference code, simulators. The
+// record is signed, so a sled cannot hide behind what it announces.
+func softwareTPM(r *enroll.Record) bool {
+	if r.Firmware == nil {
+		return false
+	}
+	switch r.Firmware.Manufacturer {
+	case "IBM", "XYZ", "xCG", "SIMU", "QEMU", "":
+		return true
+	}
+	return false
+}
+
 // Expect turns a record of a set into what package rot appraises by. The selection is that of the quote, nil for the
 // default. The controller judges sleds by the same function.
 func Expect(set *enroll.Set, r *enroll.Record, selection []int) (rot.Expectation, error) {
 	x := rot.Expectation{
 		Baseboard: r.Baseboard, Kind: r.Kind, EKName: r.EKName, AKName: r.AKName, CounterName: r.CounterName,
-		Selection: selection, PCRs: r.PCRs, ResetCount: r.ResetCount,
+		Selection: selection, PCRs: r.PCRs, ResetCount: r.ResetCount, MinSequence: r.Counter,
 	}
 	if r.Firmware != nil {
 		x.MinFirmware = r.Firmware.Minimum
@@ -60,6 +76,9 @@ func (c *Config) judge(ev []byte, req rot.Request) (*judged, error) {
 	r, ok := set.Find(e.Baseboard)
 	if !ok {
 		return nil, refuse(CodeUnknownSled, "evidence refused: %v is not in the enrolment set of generation %d", e.Baseboard, set.Generation)
+	}
+	if softwareTPM(r) && !slices.Contains(c.Relaxations, RelaxSoftwareTPM) {
+		return nil, refuse(CodeRelaxation, "evidence refused: %v was enrolled with a software TPM, this sled is not relaxed to %s", r.Baseboard, RelaxSoftwareTPM)
 	}
 	x, err := Expect(set, r, c.Selection)
 	if err != nil {
