@@ -243,3 +243,45 @@ func refusedAs(t *testing.T, err error, code reason.Code) {
 		t.Errorf("have %v (%s), want %s", err, reason.CodeOf(err), code)
 	}
 }
+
+// TestAlarmsAreBounded: a liar cannot fill the memory, nor the room that the alarms of others need.
+func TestAlarmsAreBounded(t *testing.T) {
+	t.Parallel()
+	v := attacked(t)
+	c := v.Sled("c")
+	say := func(from string, e ident.Epoch) quorum.Effects {
+		fx, err := v.Do(c, quorum.PeerMessage{From: v.Sled(from).ID, Message: quorum.Message{RackID: quorumtest.RackID(), Kind: quorum.ExpungedNotice{Epoch: e}}})
+		ok(t, err)
+		return fx
+	}
+	for e := ident.Epoch(2); e < 1000; e++ {
+		say("d", e)
+	}
+	if have := len(c.Node.Status().Alarms); have != 32 {
+		t.Errorf("alarms: have %d, want 32", have)
+	}
+	if fx := say("d", 5000); len(fx.Alarms) != 0 || len(fx.Notes) != 2 || fx.Notes[1].Code != quorum.CodeAlarmsFull {
+		t.Errorf("one more: have %+v", fx)
+	}
+	if fx := say("a", 2); len(fx.Alarms) != 1 {
+		t.Errorf("of another peer: have %+v", fx)
+	}
+}
+
+// TestRequestsAreBounded: waiting requests have a limit, and so have peers.
+func TestRequestsAreBounded(t *testing.T) {
+	t.Parallel()
+	v := attacked(t)
+	c := v.Sled("c")
+	for id := quorum.RequestID(1); id <= 64; id++ {
+		ok(t, v.Step(c, quorum.LoadSecret{ID: id}))
+	}
+	_, err := v.Do(c, quorum.LoadSecret{ID: 65})
+	refusedAs(t, err, quorum.CodeBusy)
+	for i := range 300 {
+		ok(t, v.Step(c, quorum.PeerUp{Peer: ident.Baseboard{Part: "x", Serial: string(rune('a'+i%26)) + string(rune('a'+i/26))}}))
+	}
+	if have := len(c.Node.Status().Peers); have != 255 {
+		t.Errorf("peers: have %d, want 255", have)
+	}
+}

@@ -260,14 +260,19 @@ func (n *Node) note(code reason.Code, from ident.Baseboard, e ident.Epoch, kind 
 	n.fx.Notes = append(n.fx.Notes, Note{code, from, e, kind, text})
 }
 
-// alarm records what cannot happen. Equal alarms collapse; the oldest are kept when there are too many.
+// alarm records what cannot happen. Equal alarms collapse. When there are too many the oldest are kept, and no peer can
+// take more than an eighth of the room, so that a liar cannot hide another.
 func (n *Node) alarm(a Alarm) {
+	same := 0
 	for _, have := range n.alarms {
 		if have == a {
 			return
 		}
+		if have.From == a.From {
+			same++
+		}
 	}
-	if len(n.alarms) >= n.limits.Alarms {
+	if len(n.alarms) >= n.limits.Alarms || same >= max(1, n.limits.Alarms/8) {
 		n.note(CodeAlarmsFull, a.From, a.Epoch, "", string(a.Kind))
 		return
 	}
