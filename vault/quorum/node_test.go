@@ -97,3 +97,34 @@ func TestFirstConfiguration(t *testing.T) {
 		t.Error("the secret did not change")
 	}
 }
+
+// TestHonestNotes: in an honest life with a change, nobody is refused anything.
+func TestHonestNotes(t *testing.T) {
+	t.Parallel()
+	c := quorumtest.NewCluster(1, "a", "b", "c", "d")
+	c.Seen = func(s *quorumtest.Sled, fx *quorum.Effects) {
+		for _, n := range fx.Notes {
+			if quorum.ClassOf(n.Code) == quorum.Refusal {
+				t.Errorf("%s: %+v", s.ID, n)
+			}
+		}
+	}
+	c.ConnectAll()
+	change(t, c, c.Sleds[0], 1, 0, 2, c.Sleds[:3]...)
+	load(t, c, c.Sleds[1], 0).Destroy()
+	change(t, c, c.Sleds[1], 2, 1, 2, c.Sleds[1:]...)
+	ok(t, c.Step(c.Sleds[0], quorum.LoadSecret{ID: 3})) // learns that it is out
+	settle(t, c)
+	load(t, c, c.Sleds[3], 1).Destroy()
+}
+
+func TestOurs(t *testing.T) {
+	t.Parallel()
+	for k, want := range map[quorum.MessageKind]bool{
+		quorum.GetShare{}: false, quorum.PrepareAck{}: false, quorum.GrantNotice{}: true, quorum.CommitProof{}: true, quorum.NoSuchShare{}: true,
+	} {
+		if quorum.Ours(k) != want {
+			t.Errorf("%s: have %t", quorum.KindOf(k), !want)
+		}
+	}
+}

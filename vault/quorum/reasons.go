@@ -115,3 +115,25 @@ func epochText(e ident.Epoch) string {
 	}
 	return fmt.Sprint(uint64(e))
 }
+
+// Class says how loud a note is.
+type Class uint8
+
+// The classes of notes.
+const (
+	Refusal    Class = iota // a peer did what it should not; worth a warning
+	Routine                 // late or stale, as happens between honest peers; worth counting only
+	Transition              // the node's own progress; worth one line
+)
+
+// ClassOf gives the class of a note's code.
+func ClassOf(c reason.Code) Class {
+	switch c {
+	case CodeCoordinating, CodePreparing, CodeAcked, CodeCoordinationEnded, CodePrepared, CodeCommitted, CodeComputing,
+		CodeComputingEnded, CodeCollecting, CodeLoaded, CodeExpungedNow:
+		return Transition
+	case CodeStale, CodeUnexpected, CodeShareNotNeeded, CodeNoSuchShare, CodeExpunged:
+		return Routine
+	}
+	return Refusal
+}
