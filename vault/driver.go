@@ -122,8 +122,7 @@ func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input)
 		d.answer(r)
 	}
 	for _, n := range fx.Notes {
-		d.reasons.Count(n.Code, peerName(n.Peer), fmt.Sprintf("epoch %d: %s", n.Epoch, n.Text))
-		d.log.Debug("quorum", "code", n.Code, "peer", peerName(n.Peer), "epoch", n.Epoch, "text", n.Text)
+		d.note(n)
 	}
 	for _, a := range fx.Alarms {
 		d.reasons.Count(reason.Code("alarm-"+string(a.Kind)), peerName(a.From), a.Text)
@@ -134,6 +133,18 @@ func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input)
 		d.committed(fx.Committed)
 	}
 	return nil
+}
+
+// note logs a transition and counts anything else: what was refused or dropped is visible in status.
+func (d *driver) note(n quorum.Note) {
+	switch n.Code {
+	case quorum.CodeCoordinating, quorum.CodePreparing, quorum.CodeAcked, quorum.CodeCoordinationEnded, quorum.CodePrepared,
+		quorum.CodeCommitted, quorum.CodeComputing, quorum.CodeComputingEnded, quorum.CodeCollecting, quorum.CodeLoaded, quorum.CodeExpungedNow:
+		d.log.Info("quorum", "transition", n.Code, "peer", peerName(n.Peer), "epoch", n.Epoch, "text", n.Text)
+	default:
+		d.reasons.Count(n.Code, peerName(n.Peer), fmt.Sprintf("epoch %d: %s", n.Epoch, n.Text))
+		d.log.Warn("quorum", "refused", n.Code, "peer", peerName(n.Peer), "epoch", n.Epoch, "text", n.Text)
+	}
 }
 
 func isInvariant(err error) bool {

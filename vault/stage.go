@@ -63,6 +63,13 @@ func (p *progress) begin(step string) {
 	p.wake()
 }
 
+// reach begins the next step if the given one is under way.
+func (p *progress) reach(from, to string) {
+	if p.current() == from {
+		p.begin(to)
+	}
+}
+
 // wait says for what or whom the step under way waits, and why its last attempt failed.
 func (p *progress) wait(what string, err error) {
 	p.mu.Lock()

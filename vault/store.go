@@ -79,6 +79,14 @@ func (s *store) saveSet(ctx context.Context, set *enroll.Set, envelope []byte) e
 	return nil
 }
 
+// refresh approves the platform state of the moment beside that of the start, so that a restart of the daemon can open
+// the seal after the boot has measured more.
+func (s *store) refresh(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ledger.Refresh(ctx)
+}
+
 // observe changes the observed part, which moves no counter.
 func (s *store) observe(ctx context.Context, change func(*ledger.Observed)) error {
 	s.mu.Lock()

@@ -32,14 +32,14 @@ type disks struct {
 	d       *Daemon
 	backend *unlock.LUKS2
 
-	work sync.Mutex // one opening, formatting or release at a time: the rack secret is in memory once
+	work chan struct{} // holds one token: one opening, formatting or release at a time; the rack secret is in memory once
 
 	mu    sync.Mutex
 	state map[string]api.Disk
 }
 
 func newDisks(d *Daemon, backend *unlock.LUKS2) *disks {
-	s := &disks{d: d, backend: backend, state: map[string]api.Disk{}}
+	s := &disks{d: d, backend: backend, state: map[string]api.Disk{}, work: make(chan struct{}, 1)}
 	for _, c := range d.cfg.Disks {
 		s.state[c.ID] = api.Disk{ID: c.ID, Backend: c.Backend, Path: c.Path, State: "locked"}
 	}
@@ -96,10 +96,28 @@ func (s *disks) locked(st *store) []DiskConfig {
 	return out
 }
 
+// begin waits for its turn. The boot holds it for as long as it collects shares, so a caller whose time is over before
+// is told who is missing.
+func (s *disks) begin(ctx context.Context) error {
+	select {
+	case s.work <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		if s.d.getDriver() == nil {
+			return s.d.notStarted()
+		}
+		return s.d.belowThreshold()
+	}
+}
+
+func (s *disks) end() { <-s.work }
+
 // open opens every locked disk in parallel and drops the secrets. It waits for the threshold as long as ctx allows.
 func (s *disks) open(ctx context.Context) error {
-	s.work.Lock()
-	defer s.work.Unlock()
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.end()
 	st := s.d.getStore()
 	if st == nil {
 		return s.d.notStarted()
@@ -119,6 +137,7 @@ func (s *disks) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.d.boot.reach(StepShares, StepDisks)
 	ctx, cancel := context.WithTimeout(ctx, s.d.cfg.Unlock.Deadline.std())
 	defer cancel()
 	var wg sync.WaitGroup
@@ -234,8 +253,12 @@ func (s *disks) diskConfig(id string) (DiskConfig, error) {
 
 // release records the release of a disk's key, durably, and returns a copy of the key.
 func (s *disks) release(ctx context.Context, who api.Caller, id string) (secret.DiskKey, error) {
-	s.work.Lock()
-	defer s.work.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, s.d.cfg.Unlock.Deadline.std())
+	defer cancel()
+	if err := s.begin(ctx); err != nil {
+		return secret.DiskKey{}, err
+	}
+	defer s.end()
 	c, err := s.diskConfig(id)
 	if err != nil {
 		return secret.DiskKey{}, err
@@ -248,8 +271,6 @@ func (s *disks) release(ctx context.Context, who api.Caller, id string) (secret.
 	if !ok {
 		return secret.DiskKey{}, reason.New("disk-unformatted", "format it first: sledvault disks format "+id, "vault: disk %s has no key yet", id)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.d.cfg.Unlock.Deadline.std())
-	defer cancel()
 	prks, err := s.derive(ctx, []ident.Epoch{rec.Epoch})
 	defer destroyAll(prks)
 	if err != nil {
@@ -266,8 +287,12 @@ func (s *disks) release(ctx context.Context, who api.Caller, id string) (secret.
 
 // format encrypts a disk under the newest epoch, records what must not change in its header, and opens it.
 func (s *disks) format(ctx context.Context, id string, r api.FormatRequest) (api.Disk, error) {
-	s.work.Lock()
-	defer s.work.Unlock()
+	wait, cancel := context.WithTimeout(ctx, s.d.cfg.Unlock.Deadline.std())
+	defer cancel()
+	if err := s.begin(wait); err != nil {
+		return api.Disk{}, err
+	}
+	defer s.end()
 	c, err := s.diskConfig(id)
 	if err != nil {
 		return api.Disk{}, err
@@ -283,8 +308,6 @@ func (s *disks) format(ctx context.Context, id string, r api.FormatRequest) (api
 	if !ok {
 		return api.Disk{}, reason.Later(CodeNoRack, "initialise the rack first: sledvault rack init", "vault: the rack has no secret yet")
 	}
-	wait, cancel := context.WithTimeout(ctx, s.d.cfg.Unlock.Deadline.std())
-	defer cancel()
 	prks, err := s.derive(wait, []ident.Epoch{epoch})
 	defer destroyAll(prks)
 	if err != nil {
@@ -296,7 +319,7 @@ func (s *disks) format(ctx context.Context, id string, r api.FormatRequest) (api
 	}
 	defer key.Destroy()
 	rack, _ := s.d.rack()
-	rec, err := s.backend.Format(ctx, c.disk(), unlock.FormatOptions{KeepData: r.KeepData}, key, epoch, rack)
+	rec, err := s.makeDisk(ctx, c, r, key, epoch, rack)
 	if err != nil {
 		return api.Disk{}, err
 	}
@@ -304,6 +327,16 @@ func (s *disks) format(ctx context.Context, id string, r api.FormatRequest) (api
 		return api.Disk{}, err
 	}
 	return s.openOne(ctx, st, c, prks), nil
+}
+
+// makeDisk encrypts a disk, or adopts one that opens with the rack's key already: after a crash between its encryption
+// and the ledger's save, or when it comes from another sled's slot.
+func (s *disks) makeDisk(ctx context.Context, c DiskConfig, r api.FormatRequest, key secret.DiskKey, epoch ident.Epoch, rack ident.RackID) (unlock.Record, error) {
+	h, err := s.backend.Inspect(ctx, c.disk())
+	if err == nil && h.Rack == rack && h.Epoch == epoch && !r.Overwrite && !r.Resume {
+		return s.backend.Adopt(ctx, c.disk(), key, epoch)
+	}
+	return s.backend.Format(ctx, c.disk(), unlock.FormatOptions{KeepData: r.KeepData, Resume: r.Resume, Overwrite: r.Overwrite}, key, epoch, rack)
 }
 
 // unlockAtBoot collects the shares and opens the disks. Whatever stays locked is tried again when the quorum changes;
@@ -317,6 +350,9 @@ func (d *Daemon) unlockAtBoot(ctx context.Context) error {
 		}
 		if err == nil {
 			d.boot.begin(StepDone)
+			if err := d.getStore().refresh(ctx); err != nil { // what extended the PCRs since the start is approved too
+				d.reasons.CountError("approvals-not-refreshed", "", err)
+			}
 			d.log.Info("unlocked", "ms", d.boot.snapshot().MSToUnlocked)
 			Notify("STATUS=unlocked")
 			return nil

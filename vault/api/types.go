@@ -162,6 +162,10 @@ type DisksReply struct {
 type FormatRequest struct {
 	// KeepData encrypts what is on the disk in place; the last 32 MiB are cut off for the header.
 	KeepData bool `json:"keep_data"`
+	// Resume goes on with an encryption in place that was cut off.
+	Resume bool `json:"resume"`
+	// Overwrite gives up whatever is on the disk, an encrypted container included.
+	Overwrite bool `json:"overwrite"`
 }
 
 // PeersRequest replaces the list of peer addresses.
