@@ -53,10 +53,11 @@ func (s *Session) AK(pinned []byte) (Key, error) {
 	return s.key(akKind, "AK", pinned, tpm2.TPMRHEndorsement, AKTemplate())
 }
 
-// AKTemplate is the template of the attestation key.
+// AKTemplate is the template of the attestation key. NoDA: its auth value is empty, there is nothing to guess; without it
+// every power cut after a quote would count as a failed guess, and a few of them lock the TPM.
 func AKTemplate() tpm2.TPMTPublic {
 	return ecdsaTemplate(tpm2.TPMAObject{
-		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, Restricted: true, SignEncrypt: true,
+		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, NoDA: true, Restricted: true, SignEncrypt: true,
 	}, make([]byte, 32), make([]byte, 32))
 }
 
