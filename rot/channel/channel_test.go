@@ -193,6 +193,47 @@ func TestSoftwareTPM(t *testing.T) {
 	mustConnect(t, r.Sleds[0], r.Sleds[1])
 }
 
+// TestManifestOfTheSet: a sled that is judged by a manifest instead of pinned values.
+func TestManifestOfTheSet(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	log, err := rot.ParseEventLog(r.Sleds[0].TPM.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := rot.EncodeManifest(rot.LearnManifest("release", log, []int{4, 7, 11, 12}, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	demand := func(rules []byte) func(*enroll.Set) {
+		return func(s *enroll.Set) {
+			s.PutManifest(enroll.Manifest{ID: "release", Rules: rules})
+			rec, _ := s.Find(r.Sleds[0].ID)
+			changed := rec.Clone()
+			changed.PCRs, changed.Manifest = nil, "release"
+			if err := s.Put(changed); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	next(t, r, demand(rules))
+	for _, s := range r.Sleds {
+		s.SetSet(r.Set)
+	}
+	mustConnect(t, r.Sleds[0], r.Sleds[1])
+	if err := r.Sleds[0].TPM.Boot(firmware.Options{CommandLine: "init=/bin/sh"}); err != nil {
+		t.Fatal(err)
+	}
+	d, a := connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantRefused(t, a.err, d.err, rot.CodeManifest)
+	next(t, r, demand([]byte("no manifest")))
+	for _, s := range r.Sleds {
+		s.SetSet(r.Set)
+	}
+	d, a = connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantRefused(t, a.err, d.err, rot.CodeManifest)
+}
+
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	r := channeltest.NewRack(t, 2)
