@@ -234,6 +234,29 @@ func TestManifestOfTheSet(t *testing.T) {
 	wantRefused(t, a.err, d.err, rot.CodeManifest)
 }
 
+// TestCheckSelf: a sled learns what its peers would refuse.
+func TestCheckSelf(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	c := r.Sleds[0].Channel
+	v, err := c.CheckSelf(t.Context())
+	if err != nil || v.Baseboard != c.Self {
+		t.Fatalf("have %+v, %v", v, err)
+	}
+	if r.Sleds[0].TPM.Certs != 1 {
+		t.Errorf("have %d counter certificates, want 1", r.Sleds[0].TPM.Certs)
+	}
+	r.Sleds[0].TPM.Extend(14, [32]byte{1})
+	_, err = c.CheckSelf(t.Context())
+	wantCode(t, err, rot.CodePCRPolicy)
+	stranger := channeltest.NewSled(t, "STRANGER")
+	_, err = stranger.Channel.CheckSelf(t.Context())
+	wantCode(t, err, channel.CodeNoSet)
+	stranger.SetSet(r.Set)
+	_, err = stranger.Channel.CheckSelf(t.Context())
+	wantCode(t, err, channel.CodeUnknownSled)
+}
+
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	r := channeltest.NewRack(t, 2)

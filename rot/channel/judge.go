@@ -1,6 +1,8 @@
 package channel
 
 import (
+	"context"
+	"crypto/rand"
 	"slices"
 	"strings"
 
@@ -90,6 +92,35 @@ func (c *Config) judge(ev []byte, req rot.Request) (*judged, error) {
 	}
 	c.Remember(r.EKName, v.Seen)
 	return &judged{v, !r.Live()}, nil
+}
+
+// CheckSelf makes evidence and judges it by this sled's own record, as its peers would: what they are going to refuse is
+// then known before they do. It also brings the counter's certificate out of the way of the first handshake.
+func (c *Config) CheckSelf(ctx context.Context) (*rot.Verdict, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	set := c.Set()
+	if set == nil {
+		return nil, refuse(CodeNoSet, "no enrolment set")
+	}
+	r, ok := set.Find(c.Self)
+	if !ok {
+		return nil, refuse(CodeUnknownSled, "this sled, %v, is not in the enrolment set of generation %d", c.Self, set.Generation)
+	}
+	x, err := Expect(set, r, c.Selection)
+	if err != nil {
+		return nil, err
+	}
+	req := rot.Request{Role: rot.RoleUnderlay, ProverSPKI: c.Identity.SPKI(), VerifierSPKI: c.Identity.SPKI()}
+	if _, err := rand.Read(req.Nonce[:]); err != nil {
+		return nil, refuseBecause(err, CodeConfig, "nonce")
+	}
+	ev, err := c.Prover.Evidence(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return rot.Appraise(ev, req, x, rot.Seen{})
 }
 
 // checkHello compares what both sides announced, once the evidence has made the peer's announcement worth believing.
