@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -51,6 +52,9 @@ func quorumRoutes(n Node, role Role) []route {
 			var in quorum.PrepareAndCommit
 			if in.Config, err = wire.DecodeConfigurationJSON(req.Config); err != nil {
 				return nil, badField("config", err)
+			}
+			if in.Config == nil {
+				return nil, badField("config", errors.New("must not be null"))
 			}
 			if in.Certificate, err = req.Certificate.toQuorum(); err != nil {
 				return nil, err

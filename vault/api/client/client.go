@@ -74,11 +74,6 @@ func (l *Local) Format(ctx context.Context, id string, r api.FormatRequest) (d a
 	return d, l.call(ctx, "POST", "/v1/disks/"+url.PathEscape(id)+"/format", r, &d)
 }
 
-// Key copies the key of one disk to w.
-func (l *Local) Key(ctx context.Context, id string, w io.Writer) error {
-	return l.call(ctx, "POST", "/v1/disks/"+url.PathEscape(id)+"/key", struct{}{}, w)
-}
-
 // TPM names the keys of the sled's TPM.
 func (l *Local) TPM(ctx context.Context) (t api.TPMIdentity, err error) {
 	return t, l.call(ctx, "GET", "/v1/tpm", nil, &t)
@@ -99,7 +94,7 @@ func (l *Local) Config(ctx context.Context) (c api.PrepareAndCommitRequest, err 
 	return c, l.call(ctx, "GET", "/v1/quorum/config", nil, &c)
 }
 
-// call runs one request. Out is nil, a value for JSON, or an io.Writer for an octet stream.
+// call runs one request. Out is nil or a value for JSON.
 func (l *Local) call(ctx context.Context, method, path string, in, out any) error {
 	req, err := request(ctx, method, "http://sled"+path, in)
 	if err != nil {
@@ -145,10 +140,6 @@ func answer(resp *http.Response, out any) error {
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return refusal(resp)
-	}
-	if w, ok := out.(io.Writer); ok {
-		_, err := io.Copy(w, io.LimitReader(resp.Body, maxAnswer))
-		return err
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {

@@ -19,8 +19,11 @@ import (
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
-// dialTimeout bounds connect and handshake with a sled.
-const dialTimeout = 10 * time.Second
+// Limits of a session. A sled answers within half a minute even when it waits for a change.
+const (
+	dialTimeout = 10 * time.Second // connect and handshake
+	callTimeout = 45 * time.Second // one call
+)
 
 // Session is one connection of the controller to one sled's underlay API. What was proved about the sled (its evidence,
 // its activation) was proved about this connection, so a session never reconnects: after an error, open a new one.
@@ -77,6 +80,8 @@ func (s *Session) Close() error { return s.conn.Close() }
 func (s *Session) call(ctx context.Context, method, path string, in, out any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	req, err := request(ctx, method, "https://sled"+path, in)
 	if err != nil {
 		return err
@@ -90,7 +95,10 @@ func (s *Session) call(ctx context.Context, method, path string, in, out any) er
 	if err != nil {
 		return s.broken(ctx, err)
 	}
-	return answer(resp, out)
+	if err := answer(resp, out); ctx.Err() == nil || err == nil {
+		return err
+	}
+	return s.broken(ctx, err)
 }
 
 func (s *Session) broken(ctx context.Context, err error) error {
