@@ -135,16 +135,18 @@ func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input)
 	return nil
 }
 
-// note logs a transition and counts anything else: what was refused or dropped is visible in status.
+// note logs what happened; what was refused or dropped is counted, and so visible in status.
 func (d *driver) note(n quorum.Note) {
-	switch n.Code {
-	case quorum.CodeCoordinating, quorum.CodePreparing, quorum.CodeAcked, quorum.CodeCoordinationEnded, quorum.CodePrepared,
-		quorum.CodeCommitted, quorum.CodeComputing, quorum.CodeComputingEnded, quorum.CodeCollecting, quorum.CodeLoaded, quorum.CodeExpungedNow:
-		d.log.Info("quorum", "transition", n.Code, "peer", peerName(n.Peer), "epoch", n.Epoch, "text", n.Text)
-	default:
+	level := slog.LevelDebug
+	switch quorum.ClassOf(n.Code) {
+	case quorum.Refusal:
+		level = slog.LevelWarn
 		d.reasons.Count(n.Code, peerName(n.Peer), fmt.Sprintf("epoch %d: %s", n.Epoch, n.Text))
-		d.log.Warn("quorum", "refused", n.Code, "peer", peerName(n.Peer), "epoch", n.Epoch, "text", n.Text)
+	case quorum.Transition:
+		level = slog.LevelInfo
+	case quorum.Routine:
 	}
+	d.log.Log(context.Background(), level, "quorum", "code", n.Code, "peer", peerName(n.Peer), "epoch", n.Epoch, "text", n.Text)
 }
 
 func isInvariant(err error) bool {
