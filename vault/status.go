@@ -67,7 +67,7 @@ func rackOf(set *enroll.Set) *api.Rack {
 
 func quorumOf(st quorum.Status) *api.Quorum {
 	q := &api.Quorum{Configs: st.Configs, Shares: st.Shares, Commits: st.Commits,
-		Certificates: st.Certificates, Expunged: st.Expunged, Collecting: collecting(st)}
+		Certificates: st.Certificates, Expunged: (*api.Expunged)(st.Expunged), Collecting: collecting(st)}
 	for _, p := range st.Peers {
 		q.ConnectedPeers = append(q.ConnectedPeers, p.ID)
 	}

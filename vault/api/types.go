@@ -77,9 +77,15 @@ type Quorum struct {
 	Certificates   []ident.Epoch     `json:"certificates"`
 	Threshold      int               `json:"threshold"` // of the latest committed configuration; 0 without
 	Members        []ident.Baseboard `json:"members"`   // likewise
-	Expunged       *quorum.Expunged  `json:"expunged"`
+	Expunged       *Expunged         `json:"expunged"`
 	Coordinating   ident.Epoch       `json:"coordinating"` // 0 when not
 	Collecting     *Collecting       `json:"collecting"`   // shares being collected; null when none are
+}
+
+// Expunged says that a committed configuration no longer contains the sled.
+type Expunged struct {
+	Epoch ident.Epoch     `json:"epoch"`
+	From  ident.Baseboard `json:"from"` // who told
 }
 
 // Collecting says how far a collection of shares has come and who is missing.
