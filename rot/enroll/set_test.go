@@ -243,6 +243,14 @@ func TestSuccessor(t *testing.T) {
 		"other firmware":    {func(s *Set) { s.Records[0].Firmware.Version = 9 }, 0, CodeTakeover},
 		"other counter":     {func(s *Set) { s.Records[0].Counter = 9 }, 0, CodeTakeover},
 		"invented replaces": {func(s *Set) { s.Records[0].Replaces = hash(1) }, 0, CodeTakeover},
+		"enrolled again, after an attempt that this sled has not seen": {func(s *Set) {
+			s.Records[0].Counter, s.Records[0].Replaces = 9, hash(1)
+		}, 0, ""},
+		"TPM changed, other hash": {func(s *Set) {
+			r := record(t, "1", "new")
+			r.Replaces = hash(1)
+			put(t, s, r)
+		}, 0, CodeTakeover},
 		"TPM changed": {func(s *Set) {
 			r := record(t, "1", "new")
 			r.Replaces = hash(0)

@@ -138,6 +138,8 @@ func checkChange(was, is *Record) error {
 		return nil
 	}
 	switch {
+	case reenrolled(was, is):
+		return nil
 	case !sameDevice(was, is):
 		return refuse(CodeTakeover, hintReplace, "set: the record of %s names another device and does not replace the earlier record", was.Baseboard)
 	case !bytes.Equal(was.Replaces, is.Replaces):
@@ -146,6 +148,14 @@ func checkChange(was, is *Record) error {
 		return refuse(CodeTakeover, "enroll the sled again: sledvault rack enroll", "set: the removed sled %s returns without a new record", was.Baseboard)
 	}
 	return nil
+}
+
+// reenrolled reports whether a live sled was enrolled again with its own TPM. Which earlier record the new one names does
+// not matter then: an enrolment that broke off leaves a set that some sleds have seen and others have not, and no single
+// hash could be right for both.
+func reenrolled(was, is *Record) bool {
+	return was.Live() && is.Live() && was.Kind == is.Kind && len(is.Replaces) != 0 && len(was.EKName) != 0 &&
+		bytes.Equal(was.EKName, is.EKName) && !sameDevice(was, is)
 }
 
 // sameDevice compares everything that was proved at enrolment. Policy (manifest, pinned registers, least firmware) is
