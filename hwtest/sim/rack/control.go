@@ -74,15 +74,16 @@ func (r *Rack) Manifest(ctx context.Context) (Manifest, error) {
 
 func (r *Rack) controlPath() string { return filepath.Join(r.Dir, "control.sock") }
 
-// Control serves the control socket until ctx ends: "start NAME", "stop NAME", "power-cycle NAME" in a line each are
+// Control serves the control socket until ctx ends; ready is called when it listens. "start NAME", "stop NAME", "power-cycle NAME" in a line each are
 // answered by "ok" or "error: TEXT" when they are carried out; "status" by one line of JSON.
-func (r *Rack) Control(ctx context.Context) error {
+func (r *Rack) Control(ctx context.Context, ready func()) error {
 	ln, err := net.Listen("unix", r.controlPath())
 	if err != nil {
 		return fmt.Errorf("simrack: control socket: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
+	ready()
 	for {
 		c, err := ln.Accept()
 		if errors.Is(err, net.ErrClosed) {

@@ -52,6 +52,7 @@ type Sled struct {
 	orders  chan order
 	ended   chan struct{} // closed when its supervisor has ended; nil before the first start
 	pid     atomic.Int64  // of the daemon, 0 while none runs
+	change  changes       // of pid
 	started atomic.Uint64 // how many daemons this sled has seen
 }
 
@@ -170,6 +171,9 @@ func (s *Sled) Client() *client.Local { return client.NewLocal(s.API) }
 
 // Pid is the daemon's process id, 0 while none runs.
 func (s *Sled) Pid() int { return int(s.pid.Load()) }
+
+// TPMPid is the process id of the sled's TPM.
+func (s *Sled) TPMPid() int { return s.tpm.Pid() }
 
 // LogTail is the end of the daemon's log, at most n bytes, from the beginning of a line.
 func (s *Sled) LogTail(n int64) string {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"sync"
 	"time"
 
 	"github.com/sledvault/sledvault/hwtest/sim/firmware"
@@ -88,7 +89,7 @@ func (v *supervisor) start() error {
 	}
 	v.since = time.Now()
 	s.started.Add(1)
-	s.pid.Store(int64(cmd.Process.Pid))
+	s.setPid(cmd.Process.Pid)
 	return nil
 }
 
@@ -127,7 +128,7 @@ func (v *supervisor) revive() {
 func (v *supervisor) gone() *process {
 	p := v.p
 	v.p = nil
-	v.sled.pid.Store(0)
+	v.sled.setPid(0)
 	return p
 }
 
@@ -162,6 +163,53 @@ func (v *supervisor) powerCycle(o firmware.Options) error {
 		return err
 	}
 	return v.start()
+}
+
+// changes tells waiters that something has changed.
+type changes struct {
+	mu   sync.Mutex
+	next chan struct{} // closed at the next change
+}
+
+// wait returns a channel that is closed at the next change.
+func (c *changes) wait() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next == nil {
+		c.next = make(chan struct{})
+	}
+	return c.next
+}
+
+func (c *changes) signal() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next != nil {
+		close(c.next)
+		c.next = nil
+	}
+}
+
+func (s *Sled) setPid(pid int) {
+	s.pid.Store(int64(pid))
+	s.change.signal()
+}
+
+// AwaitPid waits until the daemon's process id is as wanted; 0 means that none runs.
+func (s *Sled) AwaitPid(ctx context.Context, ok func(pid int) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		next := s.change.wait()
+		if ok(s.Pid()) {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Errorf("simrack: %s: have process %d: %w", s.Name, s.Pid(), ctx.Err())
+		}
+	}
 }
 
 // order hands an order to the supervisor and waits until it is carried out.
