@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -74,6 +75,9 @@ func readAuth(p Params) ([]secret.AuthValue, error) {
 		a, err := readAuthFile(p.Alloc, dir)
 		if err != nil {
 			errs = append(errs, err)
+			if p.Reasons != nil {
+				p.Reasons.Count(CodeAuth, filepath.Base(dir), err.Error())
+			}
 			continue
 		}
 		if slices.ContainsFunc(found, a.Equal) {

@@ -55,6 +55,8 @@ type Params struct {
 	Measured map[int][32]byte
 	// QuotePCRs is what Describe quotes; nil means PCRs.
 	QuotePCRs []int
+	// Reasons counts damaged copies of the auth value; may be nil.
+	Reasons *reason.Log
 	// OncePerBoot approves the state at the opening only, not the one at the time of a save: with PCRs that change
 	// while the sled runs, a restart of the daemon then cannot open the seal again until the next boot.
 	OncePerBoot bool

@@ -19,12 +19,11 @@ import (
 
 // Reasons of the boot.
 const (
-	CodeSoftwareTPM   reason.Code = "relax-software-tpm" // the TPM is a program and the configuration does not allow it
-	CodeForeignTPM    reason.Code = "tpm-foreign"        // the TPM is not the one enrolled for this baseboard
-	CodeForeignBoard  reason.Code = "sp-foreign"         // the enrolment set has no record of this baseboard
-	CodeLostSeal      reason.Code = "lost-seal"
-	CodeStaleSet      reason.Code = "enrolment-stale" // an older enrolment set than the TPM remembers
-	CodeRemovedRecord reason.Code = "enrolment-removed"
+	CodeSoftwareTPM  reason.Code = "relax-software-tpm" // the TPM is a program and the configuration does not allow it
+	CodeForeignTPM   reason.Code = "tpm-foreign"        // the TPM is not the one enrolled for this baseboard
+	CodeForeignBoard reason.Code = "sp-foreign"         // the enrolment set has no record of this baseboard
+	CodeLostSeal     reason.Code = "lost-seal"
+	CodeStaleSet     reason.Code = "enrolment-stale" // an older enrolment set than the TPM remembers
 )
 
 // bootUp is the whole order of a boot, one named step per stage (boot-path.md). The APIs serve before it starts, so that
@@ -96,19 +95,18 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 	if err != nil {
 		return retry(err)
 	}
-	envelope, err := ledger.ReadEnrolment(d.dirs())
-	switch {
-	case err == nil:
-	case errors.Is(err, ledger.ErrAbsent) && claim == nil:
+	d.setClaim(claim)
+	envelopes, err := ledger.ReadEnrolments(d.dirs())
+	if len(envelopes) == 0 && claim == nil && err == nil {
 		d.setState(api.StateUnclaimed)
 		return nil
-	default: // wiped or damaged folders of a sled that belongs to a rack, or files without a claim
-		d.loseSeal(reason.Wrap(err, CodeLostSeal, hintReenroll, "vault: the TPM remembers a rack, the state folders do not"))
-		return nil
 	}
-	set, err := enroll.DecodeSet(envelope)
+	if err != nil { // one medium is missing or cannot be read; the other may do
+		d.reasons.CountError(ledger.CodeEnrolment, "", err)
+	}
+	set, err := d.chooseSet(claim, envelopes, err)
 	if err != nil {
-		d.loseSeal(reason.Wrap(err, CodeLostSeal, hintReenroll, "vault: enrolment set"))
+		d.loseSeal(err)
 		return nil
 	}
 	rec, err := d.ownRecord(set)
@@ -116,14 +114,35 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 		return err
 	}
 	d.setSet(set)
-	if err := d.checkClaim(claim, set); err != nil {
-		d.loseSeal(err)
-		return nil
+	if err := d.openLedger(ctx, set, rec); err != nil || d.getStore() == nil || len(envelopes) == 1 && err == nil {
+		return err
 	}
-	return d.openLedger(ctx, set, rec)
+	return d.getStore().saveSet(ctx, set, set.Encode()) // the copies differed
+}
+
+// chooseSet finds the newest enrolment set that the TPM's claim vouches for. Wiped or damaged folders of a sled that
+// belongs to a rack, and folders without a claim, make it lose its seal.
+func (d *Daemon) chooseSet(claim *sealing.Claim, envelopes [][]byte, cause error) (*enroll.Set, error) {
+	for _, e := range envelopes {
+		set, err := enroll.DecodeSet(e)
+		if err == nil {
+			err = checkClaim(claim, set)
+		}
+		if err == nil {
+			return set, nil
+		}
+		d.reasons.CountError(ledger.CodeEnrolment, "", err)
+		cause = err
+	}
+	if cause == nil {
+		return nil, reason.New(CodeLostSeal, hintReenroll, "vault: the TPM remembers rack %s, the state folders hold no enrolment set", claim.Rack)
+	}
+	return nil, reason.Wrap(cause, CodeLostSeal, hintReenroll, "vault: no usable enrolment set")
 }
 
 const hintReenroll = "enroll the sled again: sledvault rack enroll; its disks stay, the other sleds give it a new share"
+
+func (d *Daemon) setClaim(c *sealing.Claim) { d.mu.Lock(); defer d.mu.Unlock(); d.claimed = c }
 
 // measure reads the platform state of this start, which is what the next start will show; later extends do not count.
 func (d *Daemon) measure(ctx context.Context) error {
@@ -155,8 +174,9 @@ func (d *Daemon) ownRecord(set *enroll.Set) (*enroll.Record, error) {
 		"vault: the TPM of %s is in sled %s: have EK %x, want %x", whose, me, ek, rec.EKName)
 }
 
-// checkClaim compares the enrolment set with what the TPM remembers of it.
-func (d *Daemon) checkClaim(claim *sealing.Claim, set *enroll.Set) error {
+// checkClaim compares an enrolment set with what the TPM remembers. A set that is newer than the claim, after a power cut
+// between the two, must carry the signature of the key that the claim names.
+func checkClaim(claim *sealing.Claim, set *enroll.Set) error {
 	switch {
 	case claim == nil:
 		return reason.New(CodeLostSeal, hintReenroll, "vault: the TPM was cleared: it remembers no rack, the state folders do")
@@ -164,7 +184,9 @@ func (d *Daemon) checkClaim(claim *sealing.Claim, set *enroll.Set) error {
 		return reason.New(CodeLostSeal, hintReenroll, "vault: the TPM remembers rack %s, the state folders rack %s", claim.Rack, set.Rack)
 	case set.Generation < claim.SetGeneration:
 		return reason.New(CodeStaleSet, hintReenroll, "vault: restored enrolment set: have generation %d, want at least %d", set.Generation, claim.SetGeneration)
-	case set.Generation == claim.SetGeneration && set.Digest() != claim.SetDigest:
+	case set.Generation > claim.SetGeneration:
+		return set.VerifyFirst(enroll.FingerprintOf(claim.KeyDigest))
+	case set.Digest() != claim.SetDigest:
 		return reason.New(CodeStaleSet, hintReenroll, "vault: the enrolment set is not the one the TPM remembers for generation %d", set.Generation)
 	}
 	return nil
@@ -182,7 +204,7 @@ func (d *Daemon) openLedger(ctx context.Context, set *enroll.Set, rec *enroll.Re
 		return u, nil
 	})
 	for _, n := range report.Notes {
-		d.reasons.CountError(ledger.CodeDamaged, "", n)
+		d.log.Warn("ledger", "err", n, "hint", reason.HintOf(n))
 	}
 	if errors.Is(err, ledger.ErrLostSeal) || errors.Is(err, ledger.ErrAbsent) {
 		d.loseSeal(reason.Wrap(err, CodeLostSeal, hintReenroll, "vault: open the ledger"))
@@ -227,11 +249,11 @@ func (d *Daemon) claimWait() (string, error) {
 	if err := d.lostReason(); err != nil {
 		return "a controller that enrolls this sled again", err
 	}
-	if d.cfg.Claim.Fingerprint == "" {
+	if d.ClaimFingerprint() == "" {
 		return "a claim, which nobody may make", reason.New("claim-nobody",
 			"write the fingerprint that sledvault rack new printed into [claim] fingerprint and restart", "vault: no fingerprint is configured")
 	}
-	return "a controller with the key " + d.cfg.Claim.Fingerprint, nil
+	return "a controller with the key " + d.ClaimFingerprint(), nil
 }
 
 // awaitMembership waits for a committed configuration that contains this sled.

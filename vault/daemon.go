@@ -55,6 +55,7 @@ type Daemon struct {
 	tpmID    api.TPMIdentity
 	ek       []byte           // EK Name
 	measured map[int][32]byte // sealing PCRs at the start
+	claimed  *sealing.Claim   // what the TPM remembered at the start; nil: nothing
 	set      *enroll.Set
 	unsealed *sealing.Unsealed
 	store    *store
@@ -245,11 +246,11 @@ func (d *Daemon) sealParams() sealing.Params {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return sealing.Params{TPM: d.tpm, Alloc: d.alloc, Rand: d.rand, Baseboard: d.id, PCRs: d.cfg.TPM.PCRs,
-		CounterIndex: d.cfg.TPM.CounterIndex, ClaimIndex: d.cfg.TPM.ClaimIndex, AuthDirs: d.dirs(), Measured: d.measured}
+		CounterIndex: d.cfg.TPM.CounterIndex, ClaimIndex: d.cfg.TPM.ClaimIndex, AuthDirs: d.dirs(), Measured: d.measured, Reasons: d.reasons}
 }
 
 func (d *Daemon) ledgerConfig(rack ident.RackID) ledger.Config {
-	return ledger.Config{Dirs: d.dirs(), Rack: rack, Baseboard: d.identity(), Alloc: d.alloc, Rand: d.rand}
+	return ledger.Config{Dirs: d.dirs(), Rack: rack, Baseboard: d.identity(), Alloc: d.alloc, Rand: d.rand, Reasons: d.reasons}
 }
 
 // std converts to the standard type.

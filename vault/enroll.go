@@ -42,8 +42,21 @@ func (c *claiming) reset() {
 	c.conn, c.enrolment, c.record, c.answer, c.activated = nil, nil, enroll.Record{}, [32]byte{}, false
 }
 
-// ClaimFingerprint names the only membership key that may claim this sled.
-func (d *Daemon) ClaimFingerprint() string { return d.cfg.Claim.Fingerprint }
+// ClaimFingerprint names the only membership key that may claim this sled: the one that the TPM remembers, if the sled
+// belonged to a rack, else the one in the configuration.
+func (d *Daemon) ClaimFingerprint() string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.claimFingerprint()
+}
+
+// claimFingerprint is ClaimFingerprint for callers that hold the lock.
+func (d *Daemon) claimFingerprint() string {
+	if d.claimed != nil {
+		return enroll.FingerprintOf(d.claimed.KeyDigest)
+	}
+	return d.cfg.Claim.Fingerprint
+}
 
 // ConnClosed ends an enrolment whose connection is gone.
 func (d *Daemon) ConnClosed(c *api.Conn) {
@@ -211,7 +224,7 @@ func (d *Daemon) checkFirst(set *enroll.Set) error {
 		if err := enroll.VerifySuccessor(old, set); err != nil {
 			return err
 		}
-	} else if err := set.VerifyFirst(d.cfg.Claim.Fingerprint); err != nil {
+	} else if err := set.VerifyFirst(d.ClaimFingerprint()); err != nil {
 		return err
 	}
 	want := d.claim.record

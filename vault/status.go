@@ -13,7 +13,7 @@ import (
 // Status puts together what every part says about itself.
 func (d *Daemon) Status(context.Context) api.Status {
 	d.mu.RLock()
-	s := api.Status{Version: d.version, State: d.state, Claim: api.Claim{Fingerprint: d.cfg.Claim.Fingerprint},
+	s := api.Status{Version: d.version, State: d.state,
 		Relaxed: d.cfg.Relax.Names()}
 	if !d.id.IsZero() {
 		id := d.id
@@ -29,6 +29,7 @@ func (d *Daemon) Status(context.Context) api.Status {
 	if d.tpm != nil {
 		s.Seal.TPM = d.tpmID
 	}
+	s.Claim.Fingerprint = d.claimFingerprint()
 	store, drv, peers := d.store, d.driver, d.peers
 	d.mu.RUnlock()
 

@@ -23,8 +23,9 @@ import (
 
 // Reasons of unlocking.
 const (
-	CodeBelowThreshold reason.Code = "below-threshold" // too few shares; the text names who is missing
-	CodeNoRack         reason.Code = "no-rack-secret"  // the rack has no committed configuration yet
+	CodeBelowThreshold reason.Code = "below-threshold"  // too few shares; the text names who is missing
+	CodeNoRack         reason.Code = "no-rack-secret"   // the rack has no committed configuration yet
+	CodeHeaderLost     reason.Code = "disk-header-lost" // a disk that was formatted has no header any more
 )
 
 // disks is what the daemon knows of its disks, and the one place where secrets become keys.
@@ -174,6 +175,9 @@ func (s *disks) openOne(ctx context.Context, st *store, c DiskConfig, prks map[i
 	defer key.Destroy()
 	res, err := s.backend.Open(ctx, c.disk(), recordOf(rec), key)
 	if err != nil {
+		if reason.CodeOf(err) == unlock.CodeUnformatted { // a disk with a record had a header
+			err = reason.Wrap(err, CodeHeaderLost, "restore the header from a backup; formatting the disk would destroy its data", "vault: disk %s lost its header", c.ID)
+		}
 		s.d.reasons.CountError(api.CodeInternal, c.ID, err)
 		res = failure(c.ID, rec.Epoch, err)
 	}

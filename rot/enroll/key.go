@@ -78,10 +78,10 @@ func (k Key) MarshalBinary() ([]byte, error) { return nil, errKeyEncode }
 const fingerprintPrefix = "sha256:"
 
 // Fingerprint is the text form of a public key's SHA-256: "sha256:" and 64 lower-case hex digits.
-func Fingerprint(key ed25519.PublicKey) string {
-	d := sha256.Sum256(key)
-	return fingerprintPrefix + hex.EncodeToString(d[:])
-}
+func Fingerprint(key ed25519.PublicKey) string { return FingerprintOf(sha256.Sum256(key)) }
+
+// FingerprintOf is the text form of the SHA-256 of a public key.
+func FingerprintOf(digest [32]byte) string { return fingerprintPrefix + hex.EncodeToString(digest[:]) }
 
 // ParseFingerprint checks a fingerprint that a person wrote and returns it in the form of [Fingerprint].
 func ParseFingerprint(s string) (string, error) {
