@@ -31,6 +31,7 @@ const (
 	CodeMismatch    reason.Code = "rack-mismatch"    // a sled reports a configuration that was not asked for
 	CodeDecided     reason.Code = "rack-decided"     // a decided change cannot be aborted
 	CodeNoChange    reason.Code = "rack-no-change"   // nothing is under way
+	CodeEpochs      reason.Code = "rack-epochs"      // no epoch is left: a sled reported an absurd one
 )
 
 // Threshold is the default number of shares that rebuild a secret of n members.
@@ -96,8 +97,37 @@ func (s *State) LastCommitted() ident.Epoch {
 	return s.Change.LastCommitted
 }
 
+// maxEpoch bounds what is believed of a sled's report. A rack that changes every second for a million years stays below;
+// a report beyond is a lie or a defect, and must not use the epochs up.
+const maxEpoch = 1 << 45
+
 // Observe takes note of an epoch that a sled reports. An epoch is never used twice, also when the journal was lost.
-func (s *State) Observe(e ident.Epoch) { s.Highest = max(s.Highest, e) }
+func (s *State) Observe(e ident.Epoch) error {
+	if e > maxEpoch {
+		return reason.New(CodeEpochs, "take the sled out of the rack and treat it as compromised", "rack: a sled reports epoch %d, want at most %d", e, uint64(maxEpoch))
+	}
+	s.Highest = max(s.Highest, e)
+	return nil
+}
+
+// Adopt takes over a committed configuration that the journal does not know: the journal was lost, or is older than the
+// rack. The caller has verified the certificate. It returns whether the state changed, and must be saved.
+func (s *State) Adopt(config *quorum.Configuration, cert *quorum.Certificate) (bool, error) {
+	if config.Epoch <= s.LastCommitted() {
+		return false, nil
+	}
+	if err := s.Observe(config.Epoch); err != nil {
+		return false, err
+	}
+	ch := &Change{Epoch: config.Epoch, LastCommitted: s.LastCommitted(), Coordinator: config.Coordinator, Threshold: config.Threshold,
+		Phase: Decided, Config: config, Certificate: cert}
+	for _, m := range config.Members {
+		ch.Members = append(ch.Members, m.ID)
+	}
+	ch.NeedAcks, ch.Acked = len(ch.Members), slices.Clone(ch.Members) // nobody remembers who prepared; all are sent everything
+	s.Rack, s.Change = config.RackID, ch
+	return true, nil
+}
 
 // BeginInit starts the first configuration of the rack. Every member must acknowledge it: nobody is lost on the first day.
 func (s *State) BeginInit(members []ident.Baseboard, threshold ident.Threshold) error {
@@ -123,6 +153,7 @@ func (s *State) BeginInit(members []ident.Baseboard, threshold ident.Threshold) 
 	return nil
 }
 
+// checkMembers expects them sorted.
 func checkMembers(members []ident.Baseboard) error {
 	if n := len(members); n < MinMembers || n > MaxMembers {
 		return reason.New(CodeMembers, "enroll more sleds, or leave some out of the rack file", "rack: members: have %d, want %d to %d", n, MinMembers, MaxMembers)

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -36,6 +37,9 @@ func (c *Controller) Init(ctx context.Context) (*rack.Change, error) {
 			return nil, err
 		}
 	}
+	if st.Rack != c.set.Rack {
+		return nil, reason.New(rack.CodeMismatch, "restore the files of one rack into the folder", "rack: the journal is of rack %s, the enrolment set of rack %s", st.Rack, c.set.Rack)
+	}
 	if ch := st.Change; ch.Phase == rack.Done {
 		return ch, st.BeginInit(ch.Members, ch.Threshold) // says that there is nothing to do
 	}
@@ -62,13 +66,12 @@ func (c *Controller) begin(ctx context.Context, j *journal.Journal, st *rack.Sta
 		}
 		members = append(members, s.Baseboard())
 	}
-	for _, r := range c.Sleds(ctx) {
-		if r.Status == nil || r.Status.Quorum == nil {
-			continue
-		}
-		for _, e := range r.Status.Quorum.Configs {
-			st.Observe(e)
-		}
+	if err := c.ask(ctx, members, st); err != nil {
+		return err
+	}
+	if st.LastCommitted() != 0 { // the journal was lost, the rack was not
+		c.note("epoch %d is committed already; the journal takes it over", st.LastCommitted())
+		return j.Save(*st)
 	}
 	st.Rack = c.set.Rack
 	if err := st.BeginInit(members, ident.Threshold(c.file.Threshold)); err != nil {
@@ -77,25 +80,105 @@ func (c *Controller) begin(ctx context.Context, j *journal.Journal, st *rack.Sta
 	return j.Save(*st)
 }
 
-// gaveUp adds to an error who is being waited for.
-func (c *Controller) gaveUp(ctx context.Context, ch *rack.Change, err error) error {
-	if ctx.Err() == nil || reason.RemedyOf(err) == reason.Usage {
+// ask has every member say on a proved connection which epochs it knows, so that none is used twice, and takes over what
+// is committed already. Every member must answer: each of them is needed for the first configuration anyway.
+func (c *Controller) ask(ctx context.Context, members []ident.Baseboard, st *rack.State) error {
+	var mu sync.Mutex // guards st and missing
+	var missing []ident.Baseboard
+	var wg sync.WaitGroup
+	errs := make([]error, len(members))
+	for i, m := range members {
+		wg.Go(func() {
+			errs[i] = c.insist(ctx, m, func(s *Sledlink) error { return c.askOne(ctx, s, &mu, st) })
+			if errs[i] != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				missing = append(missing, m)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil && (reason.RemedyOf(err) != reason.Retry || ctx.Err() == nil) {
+			return err
+		}
+	}
+	if len(missing) > 0 {
+		return c.waitingForSleds(ident.SortBaseboards(missing), errors.Join(errs...), "rack: waits for sleds to prove themselves")
+	}
+	return nil
+}
+
+func (c *Controller) askOne(ctx context.Context, s *Sledlink, mu *sync.Mutex, st *rack.State) error {
+	status, err := s.Status(ctx)
+	if err != nil {
 		return err
 	}
-	missing := ""
-	for _, m := range ch.Missing() {
-		missing += " " + c.label(m)
+	if status.Quorum == nil {
+		return reason.Later("rack-sled-starting", "wait for its boot; see its status", "rack: the sled is still starting (step %s)", status.Boot.Step)
+	}
+	raw, err := s.Config(ctx)
+	if err != nil {
+		return err
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, e := range status.Quorum.Configs {
+		if err := st.Observe(e); err != nil {
+			return err
+		}
+	}
+	return c.adopt(raw, st)
+}
+
+// adopt takes over a committed configuration under a certificate of this rack's key.
+func (c *Controller) adopt(raw api.PrepareAndCommitRequest, st *rack.State) error {
+	if raw.Certificate == nil {
+		return nil // nothing is committed
+	}
+	cfg, err := wire.DecodeConfigurationJSON(raw.Config)
+	if err != nil || cfg == nil {
+		return reason.New(rack.CodeMismatch, "treat the sled as compromised", "rack: a sled's committed configuration cannot be read: %v", err)
+	}
+	cert, err := raw.Certificate.ToQuorum()
+	if err != nil {
+		return err
+	}
+	if err := enroll.NewAuthority(c.set).VerifyCertificate(cfg, cert); err != nil {
+		return reason.Wrap(err, rack.CodeMismatch, "treat the sled as compromised", "rack: a sled's committed configuration")
+	}
+	_, err = st.Adopt(cfg, cert)
+	return err
+}
+
+// CodeWaiting marks a command that gave up waiting for sleds.
+const CodeWaiting reason.Code = "rack-waiting"
+
+func (c *Controller) waitingForSleds(missing []ident.Baseboard, cause error, what string) error {
+	for i, m := range missing {
+		sep := ", "
+		if i == 0 {
+			sep = ": "
+		}
+		what += sep + c.label(m)
+	}
+	e := reason.Later(CodeWaiting, "power the missing sleds on and run the command again; it goes on where it stopped", "%s", what)
+	if cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		e.Cause = cause
+	}
+	return e
+}
+
+// gaveUp adds to an error who is being waited for.
+func (c *Controller) gaveUp(ctx context.Context, ch *rack.Change, err error) error {
+	if ctx.Err() == nil || reason.RemedyOf(err) == reason.Usage || reason.CodeOf(err) == CodeWaiting {
+		return err
 	}
 	what := "to acknowledge the prepare"
 	if ch.Phase == rack.Decided {
 		what = "to acknowledge the commit"
 	}
-	e := reason.Later("rack-waiting", "power the missing sleds on and run the command again; it goes on where it stopped",
-		"rack: epoch %d is %s and waits for members %s:%s", ch.Epoch, ch.Phase, what, missing)
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		e.Cause = err
-	}
-	return e
+	return c.waitingForSleds(ch.Missing(), err, fmt.Sprintf("rack: epoch %d is %s and waits for members %s", ch.Epoch, ch.Phase, what))
 }
 
 // prepare has the coordinator hand out the shares, and records the decision once enough members have acknowledged.
@@ -117,22 +200,31 @@ func (c *Controller) prepare(ctx context.Context, j *journal.Journal, st *rack.S
 	})
 }
 
-// afterRefusal handles a coordinator that lost its memory: it holds the configuration of this epoch and coordinates it
-// no longer. The epoch is given up; the command begins again with the next one.
+// afterRefusal handles a coordinator that lost its memory: it holds the configuration of this epoch, or of a later one, and
+// coordinates it no longer. The epoch is given up; the command begins again with one that no sled has seen.
 func (c *Controller) afterRefusal(ctx context.Context, s *Sledlink, j *journal.Journal, st *rack.State, err error) error {
-	if reason.CodeOf(err) != quorum.CodePreparedEpochMismatch {
+	ch := st.Change
+	switch reason.CodeOf(err) {
+	case quorum.CodePreparedEpochMismatch:
+		cs, statusErr := s.Coordinator(ctx, 0)
+		if statusErr != nil {
+			return statusErr
+		}
+		if cs.Epoch == ch.Epoch {
+			return c.watch(ctx, s, j, st)
+		}
+	case quorum.CodeLastCommittedMismatch: // the journal is older than the rack
+	default:
 		return err
 	}
-	cs, statusErr := s.Coordinator(ctx, 0)
-	if statusErr != nil || cs.Epoch == st.Change.Epoch {
-		return c.watch(ctx, s, j, st)
-	}
-	ch := st.Change
 	if err := ch.Abort(); err != nil {
 		return err
 	}
-	c.note("epoch %d: coordinator %s restarted before the decision; beginning again", ch.Epoch, c.label(ch.Coordinator))
-	if ch.LastCommitted == 0 {
+	c.note("epoch %d: coordinator %s coordinates it no longer; beginning again", ch.Epoch, c.label(ch.Coordinator))
+	if err := c.ask(ctx, ch.Members, st); err != nil {
+		return err
+	}
+	if st.LastCommitted() == 0 {
 		if err := st.BeginInit(ch.Members, ch.Threshold); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,6 +68,10 @@ type Controller struct {
 // NewRack makes the folder of a new rack: keys, an empty enrolment set, a rack file to fill in. It returns the fingerprint
 // that goes into every sled's configuration, and the recovery key, which is stored nowhere: show it once and wipe it.
 func NewRack(dir, name string) (fingerprint string, recovery []byte, err error) {
+	if !plainText(name) {
+		return "", nil, &reason.Error{Code: CodeRackFile, Text: fmt.Sprintf("rack: name must be 1 to %d printable ASCII characters without quotes: have %.80q", maxName, name),
+			Hint: "name it with --name", Remedy: reason.Usage}
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, reason.Wrap(err, CodeRackFile, "choose another folder", "rack: make folder")
 	}
@@ -99,6 +104,14 @@ func NewRack(dir, name string) (fingerprint string, recovery []byte, err error) 
 	}
 	recovery, err = enroll.RecoveryText(rec)
 	return enroll.Fingerprint(member.PublicKey()), recovery, err
+}
+
+// maxName bounds a rack's name and a sled's label in bytes.
+const maxName = 64
+
+// plainText accepts names that look the same in TOML, in tables and in logs.
+func plainText(s string) bool {
+	return len(s) > 0 && len(s) <= maxName && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' })
 }
 
 const rackTemplate = `# The sleds of this rack. Add one table per sled, then: sledvault rack enroll
@@ -268,12 +281,17 @@ type Report struct {
 	Error  *api.Error  `json:"error"`
 }
 
+// statusTimeout bounds how long a sled may take to say its status.
+const statusTimeout = 15 * time.Second
+
 // Sleds asks every sled of the rack file for its status, at the same time.
 func (c *Controller) Sleds(ctx context.Context) []Report {
 	out := make([]Report, len(c.file.Sleds))
 	var wg sync.WaitGroup
 	for i, sled := range c.file.Sleds {
 		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+			defer cancel()
 			out[i].Sled = sled
 			s, err := client.Open(ctx, sled.Underlay, c.cert)
 			if err == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/sledvault/sledvault/tpm"
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/api/client"
+	"github.com/sledvault/sledvault/vault/rack/journal"
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
@@ -40,6 +41,14 @@ type candidate struct {
 // seal. The new set goes to all sleds. Sleds that cannot be reached are reported and left for the next run; the error
 // then asks to try again (enrolment.md §5).
 func (c *Controller) Enroll(ctx context.Context) ([]Enrolled, error) {
+	j, _, err := journal.Open(c.file.dir) // two controllers would sign two sets of one generation
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = j.Close() }()
+	if err := c.loadSet(); err != nil { // the other controller may have made one meanwhile
+		return nil, err
+	}
 	out := make([]Enrolled, len(c.file.Sleds))
 	cands := make([]*candidate, len(c.file.Sleds))
 	c.each(func(i int, s Sled) error {

@@ -2,12 +2,12 @@ package controller
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/BurntSushi/toml"
 
@@ -37,6 +37,9 @@ type Sled struct {
 // CodeRackFile marks a rack file that cannot be used.
 const CodeRackFile reason.Code = "rack-file"
 
+// maxFile bounds a rack file in bytes.
+const maxFile = 1 << 20
+
 // maxEKName bounds an EK Name in bytes: algorithm and SHA-512 digest.
 const maxEKName = 66
 
@@ -62,6 +65,9 @@ func (s Sled) ekName() ([]byte, error) {
 // Load reads and checks a rack file.
 func Load(path string) (*File, error) {
 	hint := "correct " + path
+	if fi, err := os.Stat(path); err == nil && fi.Size() > maxFile {
+		return nil, reason.New(CodeRackFile, hint, "rack file: have %d bytes, want at most %d", fi.Size(), maxFile)
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, reason.Wrap(err, CodeRackFile, "make one: sledvault rack new FOLDER", "rack file")
@@ -81,8 +87,11 @@ func Load(path string) (*File, error) {
 }
 
 func (f *File) validate() error {
-	if f.Name == "" || len(f.Name) > 64 {
-		return errors.New("name must have 1 to 64 bytes")
+	if !plainText(f.Name) {
+		return fmt.Errorf("name must be 1 to %d printable ASCII characters without quotes: have %.80q", maxName, f.Name)
+	}
+	if n := len(f.Sleds); f.Threshold != 0 && (f.Threshold < 2 || int(f.Threshold) >= rack.MaxMembers || n > 0 && int(f.Threshold) >= n) {
+		return fmt.Errorf("threshold must be at least 2 and below the number of sleds: have %d for %d sleds", f.Threshold, n)
 	}
 	if len(f.Sleds) > rack.MaxMembers {
 		return fmt.Errorf("sleds: have %d, want at most %d", len(f.Sleds), rack.MaxMembers)
@@ -91,6 +100,9 @@ func (f *File) validate() error {
 		if err := s.Baseboard().Validate(); err != nil {
 			return fmt.Errorf("sled %d: %w", i+1, err)
 		}
+		if s.Name != "" && !plainText(s.Name) {
+			return fmt.Errorf("sled %d: name must be 1 to %d printable ASCII characters without quotes: have %.80q", i+1, maxName, s.Name)
+		}
 		if _, err := netip.ParseAddrPort(s.Underlay); err != nil {
 			return fmt.Errorf("sled %s: underlay must be ip:port: have %.60q", s.Label(), s.Underlay)
 		}
@@ -98,8 +110,8 @@ func (f *File) validate() error {
 			return fmt.Errorf("sled %s: %w", s.Label(), err)
 		}
 		for _, o := range f.Sleds[:i] {
-			if o.Baseboard() == s.Baseboard() || o.EKName == s.EKName || o.Underlay == s.Underlay {
-				return fmt.Errorf("sleds %s and %s share a baseboard, an EK name or an address", o.Label(), s.Label())
+			if o.Baseboard() == s.Baseboard() || strings.EqualFold(o.EKName, s.EKName) || s.Name != "" && o.Name == s.Name || o.Underlay == s.Underlay {
+				return fmt.Errorf("sleds %s and %s share a name, a baseboard, an EK name or an address", o.Label(), s.Label())
 			}
 		}
 	}

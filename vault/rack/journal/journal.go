@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -88,32 +89,53 @@ func Peek(dir string) (rack.State, error) { return (&Journal{dir: dir}).load() }
 func (j *Journal) Close() error { return j.lock.Close() }
 
 func (j *Journal) load() (rack.State, error) {
-	b, err := os.ReadFile(filepath.Join(j.dir, fileName))
+	b, err := readBounded(filepath.Join(j.dir, fileName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return rack.State{}, nil
 	}
 	if err != nil {
 		return rack.State{}, damaged(err)
 	}
-	var f file
-	if err := strict(b, &f); err != nil {
-		return rack.State{}, damaged(err)
-	}
-	if f.Version != version {
-		return rack.State{}, damaged(fmt.Errorf("have version %d, want %d", f.Version, version))
-	}
-	var compact bytes.Buffer
-	if err := json.Compact(&compact, f.State); err != nil {
-		return rack.State{}, damaged(err)
-	}
-	if sum := sha256.Sum256(compact.Bytes()); hex.EncodeToString(sum[:]) != f.SHA256 {
-		return rack.State{}, damaged(errors.New("checksum mismatch"))
-	}
-	st, err := decode(f.State)
+	st, err := parse(b)
 	if err != nil {
 		return rack.State{}, damaged(err)
 	}
 	return st, nil
+}
+
+// maxSize bounds the file in bytes; a change of 32 members has some 20 KiB.
+const maxSize = 4 << 20
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err == nil && len(b) > maxSize {
+		err = fmt.Errorf("more than %d bytes", maxSize)
+	}
+	return b, err
+}
+
+// parse reads the file's bytes: one version, one checksum, nothing unknown, nothing behind.
+func parse(b []byte) (rack.State, error) {
+	var f file
+	if err := strict(b, &f); err != nil {
+		return rack.State{}, err
+	}
+	if f.Version != version {
+		return rack.State{}, fmt.Errorf("have version %d, want %d", f.Version, version)
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, f.State); err != nil {
+		return rack.State{}, err
+	}
+	if sum := sha256.Sum256(compact.Bytes()); hex.EncodeToString(sum[:]) != f.SHA256 {
+		return rack.State{}, errors.New("checksum mismatch")
+	}
+	return decode(f.State)
 }
 
 func damaged(err error) error {
@@ -123,7 +145,13 @@ func damaged(err error) error {
 func strict(b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	return d.Decode(v)
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("data behind the end")
+	}
+	return nil
 }
 
 func decode(b []byte) (rack.State, error) {
@@ -132,7 +160,17 @@ func decode(b []byte) (rack.State, error) {
 		return rack.State{}, err
 	}
 	out := rack.State{Rack: s.Rack, Highest: s.Highest, Change: s.Change}
-	if s.Change == nil || len(s.Config) == 0 {
+	if s.Change == nil {
+		return out, nil
+	}
+	decided := s.Change.Phase == rack.Decided || s.Change.Phase == rack.Done
+	if !decided && s.Change.Phase != rack.Preparing && s.Change.Phase != rack.Aborted {
+		return rack.State{}, fmt.Errorf("unknown phase %.40q", s.Change.Phase)
+	}
+	if have := len(s.Config) != 0 && s.Certificate != nil; have != decided {
+		return rack.State{}, fmt.Errorf("a %s change with a decision: %v, want %v", s.Change.Phase, have, decided)
+	}
+	if !decided {
 		return out, nil
 	}
 	cfg, err := wire.DecodeConfigurationJSON(s.Config)
@@ -140,6 +178,9 @@ func decode(b []byte) (rack.State, error) {
 		return rack.State{}, err
 	}
 	cert, err := s.Certificate.ToQuorum()
+	if err == nil && cfg == nil {
+		err = errors.New("a decided change without its configuration")
+	}
 	s.Change.Config, s.Change.Certificate = cfg, cert
 	return out, err
 }
@@ -175,20 +216,38 @@ func (j *Journal) Save(st rack.State) error {
 
 // WriteFile replaces a file durably: written beside it, synced, renamed, its folder synced.
 func WriteFile(path string, b []byte, mode fs.FileMode) error {
+	return writeFile(path, b, mode, func(string) error { return nil })
+}
+
+// writeFile calls before ahead of each step; an error of it stands for the step's own.
+func writeFile(path string, b []byte, mode fs.FileMode, before func(step string) error) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(b)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err != nil {
-		return err
+	for _, s := range []struct {
+		name string
+		do   func() error
+	}{
+		{"write", func() error { _, err := tmp.Write(b); return errors.Join(err, tmp.Chmod(mode)) }},
+		{"sync file", tmp.Sync},
+		{"rename", func() error { return os.Rename(tmp.Name(), path) }},
+		{"sync folder", func() error { return syncFolder(filepath.Dir(path)) }},
+	} {
+		err := before(s.name)
+		if err == nil {
+			err = s.do()
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", s.name, err), tmp.Close())
+		}
 	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
+	return tmp.Close()
+}
+
+func syncFolder(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
