@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -121,7 +122,7 @@ func broken(err error) error {
 
 func retryEINTR(f func() (int, error)) (int, error) {
 	for {
-		if n, err := f(); err != unix.EINTR {
+		if n, err := f(); !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
 	}

@@ -16,6 +16,7 @@ func TestContractSwtpm(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tpmtest.Run(t, func(tb testing.TB) *tpm.TPM {
+				tb.Helper()
 				dut := tpmtest.New(tb)
 				tb.Cleanup(func() {
 					if l := dut.Loaded(); len(l) != 0 {

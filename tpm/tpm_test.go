@@ -2,7 +2,6 @@ package tpm_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"errors"
 	"sync"
@@ -360,7 +359,7 @@ func BenchmarkIncrement(b *testing.B) {
 	var c tpm.Counter
 	var value uint64
 	turn := func(f func(*tpm.Session, tpm.Key) error) {
-		err := bus.Do(context.Background(), func(s *tpm.Session) error {
+		err := bus.Do(b.Context(), func(s *tpm.Session) error {
 			srk, err := s.SRK(nil)
 			if err != nil {
 				return err
@@ -392,7 +391,7 @@ func BenchmarkIncrement(b *testing.B) {
 func BenchmarkQuote(b *testing.B) {
 	bus := tpmtest.New(b).Open()
 	for b.Loop() {
-		err := bus.Do(context.Background(), func(s *tpm.Session) error {
+		err := bus.Do(b.Context(), func(s *tpm.Session) error {
 			ak, err := s.AK(nil)
 			if err != nil {
 				return err

@@ -48,7 +48,8 @@ func TestUnixContract(t *testing.T) {
 	t.Parallel()
 	d, _ := startUnix(t)
 	tpmtest.Run(t, func(tb testing.TB) *tpm.TPM {
-		dut, err := tpm.Open(context.Background(), tpm.Config{Device: d.Device()})
+		tb.Helper()
+		dut, err := tpm.Open(tb.Context(), tpm.Config{Device: d.Device()})
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -56,7 +56,7 @@ func Run(t *testing.T, open func(testing.TB) *tpm.TPM) {
 // Do runs f in one turn and ends the test on an error.
 func Do(tb testing.TB, dut *tpm.TPM, f func(*tpm.Session) error) {
 	tb.Helper()
-	if err := dut.Do(context.Background(), f); err != nil {
+	if err := dut.Do(context.Background(), f); err != nil { //nolint:usetesting // clean-ups use it too
 		tb.Fatal(err)
 	}
 }
@@ -209,7 +209,7 @@ func testFailures(t *testing.T, dut *tpm.TPM) {
 	failing := errors.New("half-way")
 	var kept *tpm.Session
 	for range 4 { // more often than there are slots
-		err := dut.Do(context.Background(), func(s *tpm.Session) error {
+		err := dut.Do(t.Context(), func(s *tpm.Session) error {
 			kept = s
 			srk, err := s.SRK(nil)
 			if err != nil {
@@ -230,7 +230,7 @@ func testFailures(t *testing.T, dut *tpm.TPM) {
 	}
 	func() {
 		defer func() { _ = recover() }()
-		_ = dut.Do(context.Background(), func(s *tpm.Session) error {
+		_ = dut.Do(t.Context(), func(s *tpm.Session) error {
 			if _, err := s.SRK(nil); err != nil {
 				return err
 			}

@@ -88,7 +88,7 @@ func removed(t *testing.T, dut *tpm.TPM, index uint32) {
 	}
 	Do(t, dut, remove)
 	t.Cleanup(func() {
-		if err := dut.Do(context.Background(), remove); err != nil {
+		if err := dut.Do(context.Background(), remove); err != nil { //nolint:usetesting // a clean-up: the context of the test is over
 			t.Errorf("remove index: %v", err)
 		}
 	})
