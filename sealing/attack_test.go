@@ -2,7 +2,6 @@ package sealing
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"testing"
 
@@ -167,7 +166,7 @@ func attackEnrolment(t *testing.T, s *sled) {
 func attackIncrement(t *testing.T) {
 	s := newSled(t)
 	u := s.enrol()
-	ctx := context.Background()
+	ctx := t.Context()
 	c := s.counter(u)
 	on := func(answer func(rsp []byte) ([]byte, error), passed bool) {
 		s.bus.Intercept(func(cmd []byte, pass func([]byte) ([]byte, error)) ([]byte, error) {

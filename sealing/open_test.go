@@ -2,7 +2,6 @@ package sealing
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"maps"
 	"os"
@@ -34,15 +33,15 @@ func TestEnrolAndOpen(t *testing.T) {
 		if !again.Key().Equal(u.Key()) || !again.seed.Equal(u.seed) {
 			t.Errorf("%s: another secret", boot)
 		}
-		if err := again.TestUnseal(context.Background(), u.Blob(), approvals); err != nil {
+		if err := again.TestUnseal(t.Context(), u.Blob(), approvals); err != nil {
 			t.Errorf("%s: test: %v", boot, err)
 		}
 	}
 	tpmtest.NothingLoaded(t, s.dut)
-	if v, err := ReadCounter(context.Background(), s.p, s.pins); err != nil || v != c+1 {
+	if v, err := ReadCounter(t.Context(), s.p, s.pins); err != nil || v != c+1 {
 		t.Errorf("counter %d, %v, want %d", v, err, c+1)
 	}
-	if err := CheckPins(context.Background(), s.p, s.pins); err != nil {
+	if err := CheckPins(t.Context(), s.p, s.pins); err != nil {
 		t.Error(err)
 	}
 }
@@ -52,7 +51,7 @@ func TestEnrolAndOpen(t *testing.T) {
 func TestLateMeasurements(t *testing.T) {
 	t.Parallel()
 	s := newSled(t)
-	measured, err := ReadPCRs(context.Background(), s.p)
+	measured, err := ReadPCRs(t.Context(), s.p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +85,7 @@ func TestUpdate(t *testing.T) {
 	old, _ := u.State()
 	// What the next version will measure is known from its image; here it is tried out.
 	s.reboot("two")
-	next, err := ReadPCRs(context.Background(), s.p)
+	next, err := ReadPCRs(t.Context(), s.p)
 	if err != nil {
 		t.Fatal(err)
 	}
