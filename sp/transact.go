@@ -192,8 +192,9 @@ func (l *Link) refusal(t *transaction, r frame.Reply) error {
 		return errUnsupported(t.command)
 	case frame.BadVersion:
 		return errVersion(t.command, 0)
+	default: // noise, ours or theirs: the command is sent again
+		return nil
 	}
-	return nil
 }
 
 func latest(a, b time.Time) time.Time {

@@ -69,10 +69,27 @@ type request struct {
 
 func requestInfo(c Command) (request, bool) {
 	table := [requests]request{
-		{"Unused", 0}, {"RequestReboot", 0}, {"RequestPowerOff", 0}, {"GetBootStorageUnit", 0}, {"GetIdentity", 0},
-		{"GetMacAddresses", 0}, {"HostBootFailure", 1}, {"HostPanic", 0}, {"GetStatus", 0}, {"AckSpStart", 0},
-		{"GetAlert", 0}, {"RotRequest", 0}, {"RotAddHostMeasurements", 0}, {"GetPhase2Data", 40}, {"KeyLookup", 3},
-		{"GetInventoryData", 4}, {"KeySet", 1}, {"ApobBegin", 9}, {"ApobCommit", 0}, {"ApobData", 8}, {"ApobRead", 16},
+		{"Unused", 0},
+		{"RequestReboot", 0},
+		{"RequestPowerOff", 0},
+		{"GetBootStorageUnit", 0},
+		{"GetIdentity", 0},
+		{"GetMacAddresses", 0},
+		{"HostBootFailure", 1},
+		{"HostPanic", 0},
+		{"GetStatus", 0},
+		{"AckSpStart", 0},
+		{"GetAlert", 0},
+		{"RotRequest", 0},
+		{"RotAddHostMeasurements", 0},
+		{"GetPhase2Data", 40},
+		{"KeyLookup", 3},
+		{"GetInventoryData", 4},
+		{"KeySet", 1},
+		{"ApobBegin", 9},
+		{"ApobCommit", 0},
+		{"ApobData", 8},
+		{"ApobRead", 16},
 		{"BootStage", 16},
 	}
 	if int(c) >= len(table) {

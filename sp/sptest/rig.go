@@ -45,6 +45,7 @@ func (h Harness) in(t *testing.T, row func(t *testing.T)) {
 // Pipe is a harness over in-memory pipes without any buffer.
 func Pipe() Harness {
 	return Harness{Bubble: true, New: func(t testing.TB, cfg simsp.Config) Rig {
+		t.Helper()
 		p := &pipes{sp: simsp.New(cfg), ctx: t.Context()}
 		t.Cleanup(p.stop)
 		return Rig{SP: p.sp, Open: p.open, Unplug: p.stop}

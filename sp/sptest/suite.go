@@ -158,9 +158,11 @@ func decodeFailures() (out []row) {
 	for why := frame.BadCOBS; why <= frame.BadLength; why++ {
 		out = append(out, row{name: fmt.Sprintf("decode-failure-%v-twice", why), faults: simsp.Faults{DecodeFailures: 2, DecodeReason: why}, check: resent})
 		many := row{name: fmt.Sprintf("decode-failure-%v-9", why), bubble: true, faults: simsp.Faults{DecodeFailures: 9, DecodeReason: why}, check: resent}
-		always := row{name: fmt.Sprintf("decode-failure-%v-always", why), bubble: true, wait: 5 * time.Second,
-			faults: simsp.Faults{DecodeFailures: 1 << 30, DecodeReason: why}, code: sp.CodeGarbage, text: "could not read us"}
-		switch why { // equal answers of these kinds are believed
+		always := row{
+			name: fmt.Sprintf("decode-failure-%v-always", why), bubble: true, wait: 5 * time.Second,
+			faults: simsp.Faults{DecodeFailures: 1 << 30, DecodeReason: why}, code: sp.CodeGarbage, text: "could not read us",
+		}
+		switch why { //nolint:exhaustive // equal answers of these two kinds are believed
 		case frame.BadDeserialize:
 			many.code, many.text, many.check, always.code, always.text = sp.CodeUnsupported, "KeyLookup", nil, sp.CodeUnsupported, ""
 		case frame.BadVersion:
@@ -185,8 +187,11 @@ func everyPosition(t *testing.T, h Harness) {
 		units int
 		make  func(int) simsp.Filter
 	}{
-		{"split", len(wire), simsp.SplitAt}, {"flip", 8 * len(wire), simsp.FlipBit}, {"drop", len(wire), simsp.DropByte},
-		{"double", len(wire), simsp.DoubleByte}, {"zero", len(wire), simsp.InsertZero},
+		{"split", len(wire), simsp.SplitAt},
+		{"flip", 8 * len(wire), simsp.FlipBit},
+		{"drop", len(wire), simsp.DropByte},
+		{"double", len(wire), simsp.DoubleByte},
+		{"zero", len(wire), simsp.InsertZero},
 	}
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
