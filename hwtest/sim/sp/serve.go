@@ -140,7 +140,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 // ended turns the error that stopping causes into nil.
 func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
-		return nil
+		return nil //nolint:nilerr // stopping is no error
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -141,7 +142,7 @@ func TestServeOnce(t *testing.T) {
 	if _, err := host.Write([]byte{1, 0}); err != nil { // it reads, so it serves
 		t.Fatal(err)
 	}
-	if err := s.Serve(t.Context(), dev); err != ErrServing {
+	if err := s.Serve(t.Context(), dev); !errors.Is(err, ErrServing) {
 		t.Errorf("second serve: have %v, want %v", err, ErrServing)
 	}
 	_, _ = io.CopyN(io.Discard, host, 10)
