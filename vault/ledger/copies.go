@@ -64,7 +64,7 @@ type found struct {
 func (f *found) refuse(s CopyState, err error) { f.State, f.Reason = s, err.Error() }
 
 // read looks at one copy from outside.
-func (c *Config) read(i int, dir folder) (f found) {
+func (c *Config) read(dir folder) (f found) {
 	raw, err := dir.Read(LedgerFile, MaxFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

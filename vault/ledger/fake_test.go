@@ -27,11 +27,11 @@ type fakeTPM struct {
 	tb      testing.TB
 	key     [32]byte
 	counter uint64
-	cut     func(step string) error // called around the increment, as a power cut would come
 	raised  int
 }
 
 func newFakeTPM(tb testing.TB) *fakeTPM {
+	tb.Helper()
 	t := &fakeTPM{tb: tb, counter: 41}
 	if _, err := rand.Read(t.key[:]); err != nil {
 		tb.Fatal(err)
@@ -103,6 +103,7 @@ func (t *fakeTPM) first() Sealer { return t.sealer() }
 func (t *fakeTPM) value() uint64 { return t.counter }
 
 func newNode(tb testing.TB) *node {
+	tb.Helper()
 	return &node{tb: tb, life: newFakeTPM(tb), cfg: Config{
 		Dirs: [2]string{tb.TempDir(), tb.TempDir()}, Rack: testRack, Baseboard: testID, Alloc: secret.Heap{}, Rand: rand.Reader,
 	}}
@@ -163,7 +164,7 @@ func value(st wire.LedgerState) uint64 { return st.SetGeneration }
 
 func save(tb testing.TB, l *Ledger, value uint64) {
 	tb.Helper()
-	if err := l.Save(context.Background(), state(value)); err != nil {
+	if err := l.Save(tb.Context(), state(value)); err != nil {
 		tb.Fatal(err)
 	}
 }

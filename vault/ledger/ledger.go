@@ -191,7 +191,7 @@ func (l *Ledger) create(ctx context.Context, first wire.LedgerState) (err error)
 		if l.folders[i], err = l.cfg.folder(i, creating); err != nil {
 			return folderError(err)
 		}
-		if c := l.cfg.read(i, l.folders[i]); c.State != CopyAbsent {
+		if c := l.cfg.read(l.folders[i]); c.State != CopyAbsent {
 			return reason.New(CodeExists, hintExists, "ledger: copy %s exists (%s)", copyName(i), c.State)
 		}
 	}

@@ -25,7 +25,7 @@ func TestSaveAndOpen(t *testing.T) {
 			if err := l.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if err := l.Save(context.Background(), state(9)); reason.CodeOf(err) != CodeStopped {
+			if err := l.Save(t.Context(), state(9)); reason.CodeOf(err) != CodeStopped {
 				t.Errorf("save after close: %v", err)
 			}
 			l, r := n.mustOpen(5)

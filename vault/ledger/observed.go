@@ -21,7 +21,7 @@ import (
 
 // Observed is what a sled has seen and done and should remember, without being lost when it does not (ledger.md §7): its
 // file costs no counter step, and an older one brought back is not noticed. It holds no secrets.
-type Observed struct {
+type Observed struct { //nolint:recvcheck // what returns a new one takes a value
 	Version  uint8           `cbor:"0,keyasint"`
 	Peers    map[string]Seen `cbor:"1,keyasint"` // by EK Name, in hexadecimal
 	Alarms   []Alarm         `cbor:"2,keyasint"` // oldest first

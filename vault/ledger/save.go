@@ -160,7 +160,7 @@ func (l *Ledger) writeBoth(file *File, plain secret.Plaintext) (single bool, err
 			return false, errors.Join(err, errB)
 		}
 	}
-	return errA != nil || errB != nil, nil
+	return errA != nil || errB != nil, nil //nolint:nilerr // one copy stands, and says that it is single
 }
 
 func (l *Ledger) seal(file *File, plain secret.Plaintext, flags byte) ([]byte, error) {
@@ -208,7 +208,7 @@ func (l *Ledger) reach(i int) error {
 	if err != nil {
 		return folderError(err)
 	}
-	if f := l.cfg.read(i, dir); f.State == CopyForeign {
+	if f := l.cfg.read(dir); f.State == CopyForeign {
 		if err := setAside(dir, f); err != nil {
 			_ = dir.Close() // the first error says more
 			return err

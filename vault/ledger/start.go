@@ -101,7 +101,7 @@ func (s *start) look() error {
 			continue
 		}
 		s.folders[i] = dir
-		s.found[i] = s.cfg.read(i, dir)
+		s.found[i] = s.cfg.read(dir)
 	}
 	return nil
 }

@@ -94,6 +94,7 @@ func (s *sealed) reboot() {
 }
 
 func newSealedNode(tb testing.TB) (*node, *sealed) {
+	tb.Helper()
 	n := newNode(tb).onDisks()
 	s := newSealed(tb)
 	n.life = s

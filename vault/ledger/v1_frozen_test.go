@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"io"
 	"os"
@@ -91,7 +92,8 @@ func frozenState(t testing.TB) wire.LedgerState {
 	config := &quorum.Configuration{
 		RackID: testRack, Epoch: 1, Coordinator: testID, Threshold: 2,
 		Members: []quorum.Member{
-			{ID: testID, ShareDigest: quorum.Digest{1}}, {ID: ident.Baseboard{Part: "913-0000019", Serial: "BRM42220032"}, ShareDigest: quorum.Digest{2}},
+			{ID: testID, ShareDigest: quorum.Digest{1}},
+			{ID: ident.Baseboard{Part: "913-0000019", Serial: "BRM42220032"}, ShareDigest: quorum.Digest{2}},
 			{ID: ident.Baseboard{Part: "913-0000019", Serial: "BRM42220033"}, ShareDigest: quorum.Digest{3}},
 		},
 	}
@@ -286,7 +288,7 @@ func untar(t *testing.T, path, dir string) {
 	defer f.Close()
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {
