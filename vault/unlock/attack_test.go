@@ -63,7 +63,7 @@ func (v victim) forge(t *testing.T, edit func(string) string) {
 	copy(area, text)
 	out := bytes.Clone(v.good)
 	m := metadata{raw: raw}
-	for i, magic := range [][]byte{magicFirst, magicSecond} {
+	for i, magic := range []string{magicFirst, magicSecond} {
 		at := uint64(i) * raw.size
 		copy(out[at:], m.copyAt(at, magic, area))
 	}

@@ -29,11 +29,13 @@ const (
 	minCopy = 16 << 10
 )
 
-var (
-	magicFirst  = []byte("LUKS\xba\xbe")
-	magicSecond = []byte("SKUL\xba\xbe")
-	errNoCopy   = errors.New("no header there")
+// How each copy begins.
+const (
+	magicFirst  = "LUKS\xba\xbe"
+	magicSecond = "SKUL\xba\xbe"
 )
+
+var errNoCopy = errors.New("no header there")
 
 // rawHeader is one sound copy of a header: its checksum holds, nothing else is known yet.
 type rawHeader struct {
@@ -81,7 +83,7 @@ func findSecond(r io.ReaderAt, first rawHeader, err error) (rawHeader, error) {
 func anySecond(r io.ReaderAt) bool {
 	for size := int64(minCopy); size <= maxCopy; size *= 2 {
 		var m [6]byte
-		if _, err := r.ReadAt(m[:], size); err == nil && bytes.Equal(m[:], magicSecond) {
+		if _, err := r.ReadAt(m[:], size); err == nil && string(m[:]) == magicSecond {
 			return true
 		}
 	}
@@ -89,12 +91,12 @@ func anySecond(r io.ReaderAt) bool {
 }
 
 // readCopy reads and checks the copy at the given offset.
-func readCopy(r io.ReaderAt, at uint64, magic []byte) (rawHeader, error) {
+func readCopy(r io.ReaderAt, at uint64, magic string) (rawHeader, error) {
 	bin := make([]byte, binarySize)
 	if _, err := r.ReadAt(bin, int64(at)); err != nil {
 		return rawHeader{}, fmt.Errorf("%w: %v", errNoCopy, err)
 	}
-	if !bytes.Equal(bin[:6], magic) {
+	if string(bin[:6]) != magic {
 		return rawHeader{}, errNoCopy
 	}
 	if v := binary.BigEndian.Uint16(bin[offVersion:]); v != 2 {

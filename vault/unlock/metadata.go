@@ -174,7 +174,6 @@ type metadata struct {
 	jsonSize      uint64
 	keyslotsSize  uint64
 	flags         []string
-	slotOfDigest  []string
 	segmentOffset uint64
 	pins          []Pin
 	rack          ident.RackID

@@ -45,7 +45,7 @@ func (m *metadata) writeCopy(r io.ReaderAt, slots []int) (f *os.File, err error)
 	if err := f.Truncate(int64(2*m.raw.size + m.keyslotsSize)); err != nil {
 		return nil, err
 	}
-	for i, magic := range [][]byte{magicFirst, magicSecond} {
+	for i, magic := range []string{magicFirst, magicSecond} {
 		at := uint64(i) * m.raw.size
 		if _, err := f.WriteAt(m.copyAt(at, magic, area), int64(at)); err != nil {
 			return nil, err
@@ -98,7 +98,7 @@ func (m *metadata) reduced(slots []int) ([]byte, error) {
 }
 
 // copyAt is one whole copy for the given offset. Label and subsystem are left out: they are shown to people only.
-func (m *metadata) copyAt(at uint64, magic, area []byte) []byte {
+func (m *metadata) copyAt(at uint64, magic string, area []byte) []byte {
 	b := make([]byte, binarySize, binarySize+len(area))
 	copy(b, magic)
 	binary.BigEndian.PutUint16(b[offVersion:], 2)
