@@ -58,8 +58,10 @@ func (j ConfigurationJSON) MarshalJSON() ([]byte, error) {
 	if c == nil {
 		return []byte("null"), nil
 	}
-	out := configJSON{RackID: c.RackID.String(), Epoch: uint64(c.Epoch), Coordinator: baseboardJSON(c.Coordinator),
-		Threshold: uint8(c.Threshold), Members: [][2]any{}}
+	out := configJSON{
+		RackID: c.RackID.String(), Epoch: uint64(c.Epoch), Coordinator: baseboardJSON(c.Coordinator),
+		Threshold: uint8(c.Threshold), Members: [][2]any{},
+	}
 	for _, m := range c.Members {
 		out.Members = append(out.Members, [2]any{baseboardJSON(m.ID), hex.EncodeToString(m.ShareDigest[:])})
 	}

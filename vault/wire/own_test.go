@@ -13,8 +13,10 @@ import (
 )
 
 func testGrant() *quorum.Grant {
-	return &quorum.Grant{RackID: rackR, Epoch: 2, Coordinator: board("1"), Members: []ident.Baseboard{board("1"), board("2")},
-		Threshold: 2, LastCommitted: 1, LRTQUpgrade: true, Signature: quorum.Signature(bytes.Repeat([]byte{0x51}, 64))}
+	return &quorum.Grant{
+		RackID: rackR, Epoch: 2, Coordinator: board("1"), Members: []ident.Baseboard{board("1"), board("2")},
+		Threshold: 2, LastCommitted: 1, LRTQUpgrade: true, Signature: quorum.Signature(bytes.Repeat([]byte{0x51}, 64)),
+	}
 }
 
 func testCertificate() *quorum.Certificate {

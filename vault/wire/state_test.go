@@ -14,9 +14,11 @@ import (
 )
 
 func testState(t testing.TB) LedgerState {
+	t.Helper()
 	c2 := *testCertificate()
 	c2.Epoch = 300
-	return LedgerState{Sequence: 17, Generation: 1000, SetGeneration: 3, SetDigest: digestOf(0xee),
+	return LedgerState{
+		Sequence: 17, Generation: 1000, SetGeneration: 3, SetDigest: digestOf(0xee),
 		Quorum: quorum.State{
 			Configs:      map[ident.Epoch]*quorum.Configuration{1: config1(), 300: config2()},
 			Shares:       map[ident.Epoch]gfss.Share{300: shareSH(t), 1: share(t, 3, bytes.Repeat([]byte{9}, 32)...)},
@@ -25,10 +27,13 @@ func testState(t testing.TB) LedgerState {
 			Expunged:     &quorum.Expunged{Epoch: 301, From: board("2")},
 		},
 		Disks: []DiskRecord{
-			{ID: "data0", Backend: "luks2", Vendor: "ACME", Model: "SSD 1", Serial: "S/N 7", Epoch: 300, KeySlot: 1, State: "in-use",
-				HeaderPins: []Pin{{"cipher", "aes-xts-plain64"}, {"digest", "ab"}}},
+			{
+				ID: "data0", Backend: "luks2", Vendor: "ACME", Model: "SSD 1", Serial: "S/N 7", Epoch: 300, KeySlot: 1, State: "in-use",
+				HeaderPins: []Pin{{"cipher", "aes-xts-plain64"}, {"digest", "ab"}},
+			},
 			{ID: "tank", Backend: "zfs", KeySlot: -1},
-		}}
+		},
+	}
 }
 
 func encodeState(t testing.TB, s LedgerState) []byte {

@@ -46,8 +46,10 @@ type Alarm struct {
 }
 
 func alarmKinds() []AlarmKind {
-	return []AlarmKind{AlarmMismatchedConfigurations, AlarmShareComputationFailed, AlarmCommittedConfigLost,
-		AlarmDecryptionFailed, AlarmReconstructionFailed}
+	return []AlarmKind{
+		AlarmMismatchedConfigurations, AlarmShareComputationFailed, AlarmCommittedConfigLost,
+		AlarmDecryptionFailed, AlarmReconstructionFailed,
+	}
 }
 
 // The error names of an alarm's kind, in the order of the set.
@@ -65,6 +67,8 @@ func alarmErrors(k AlarmKind) []string {
 		return decryptErrors()
 	case AlarmReconstructionFailed:
 		return append(combineErrors(), ErrSize)
+	case AlarmMismatchedConfigurations, AlarmCommittedConfigLost:
+		return nil
 	}
 	return nil
 }

@@ -72,7 +72,8 @@ func digestOf(c byte) (d [32]byte) {
 
 func config1() *quorum.Configuration {
 	return &quorum.Configuration{RackID: rackR, Epoch: 1, Coordinator: board("1"), Threshold: 2, Members: []quorum.Member{
-		{ID: board("1"), ShareDigest: digestOf(0xa1)}, {ID: board("2"), ShareDigest: digestOf(0xa2)}, {ID: board("3"), ShareDigest: digestOf(0xa3)}}}
+		{ID: board("1"), ShareDigest: digestOf(0xa1)}, {ID: board("2"), ShareDigest: digestOf(0xa2)}, {ID: board("3"), ShareDigest: digestOf(0xa3)},
+	}}
 }
 
 func config2() *quorum.Configuration {
@@ -92,6 +93,7 @@ func share(t testing.TB, x byte, y ...byte) gfss.Share {
 }
 
 func shareSH(t testing.TB) gfss.Share {
+	t.Helper()
 	var y [32]byte
 	for i := range y {
 		y[i] = byte(8 * i)
@@ -221,10 +223,12 @@ func TestExamples(t *testing.T) {
 	}
 	req := "a16c50726f787952657175657374a26a726571756573745f696450deadbeef000040008000000000000001626f70"
 	rsp := "a16d50726f7879526573706f6e7365a26a726571756573745f696450deadbeef00004000800000000000000166726573756c74"
-	full := NodeStatus{ConnectedPeers: []ident.Baseboard{board("2"), board("3")}, HasLRTQShare: true,
+	full := NodeStatus{
+		ConnectedPeers: []ident.Baseboard{board("2"), board("3")}, HasLRTQShare: true,
 		Alarms:  []Alarm{{Kind: AlarmShareComputationFailed, Epoch: 3, Err: "too_few_shares"}},
 		Configs: []ident.Epoch{2, 3}, Shares: []ident.Epoch{2}, Commits: []ident.Epoch{2},
-		Expunged: &quorum.Expunged{Epoch: 3, From: board("2")}, ProxiedRequests: 1}
+		Expunged: &quorum.Expunged{Epoch: 3, From: board("2")}, ProxiedRequests: 1,
+	}
 	for _, c := range []struct {
 		m    Msg
 		want string
