@@ -233,8 +233,14 @@ func TestSplitRefuses(t *testing.T) {
 		length, n, k int
 		want         string
 	}{
-		{32, 5, -1, ThresholdTooSmall}, {32, 5, 1, ThresholdTooSmall}, {32, 4, 5, TooFewTotalShares}, {32, -1, 2, TooFewTotalShares},
-		{32, 256, 2, TooManyTotalShares}, {32, math.MaxInt, math.MaxInt, TooManyTotalShares}, {MaxSecret + 1, 3, 2, SecretTooLong}, {MaxSecret, 3, 2, ""},
+		{32, 5, -1, ThresholdTooSmall},
+		{32, 5, 1, ThresholdTooSmall},
+		{32, 4, 5, TooFewTotalShares},
+		{32, -1, 2, TooFewTotalShares},
+		{32, 256, 2, TooManyTotalShares},
+		{32, math.MaxInt, math.MaxInt, TooManyTotalShares},
+		{MaxSecret + 1, 3, 2, SecretTooLong},
+		{MaxSecret, 3, 2, ""},
 	} {
 		_, err := Split(secret.Heap{}, zeros, take(t, make([]byte, c.length)), c.n, c.k)
 		if nameOf(err) != c.want {

@@ -305,9 +305,17 @@ func TestDiskValidate(t *testing.T) {
 		d  Disk
 		ok bool
 	}{
-		{Disk{"1b96", "WUS4C6432DSP3X3", "A079E3D1"}, true}, {Disk{"a", " b ", "ü"}, true}, {Disk{long, long, long}, true},
-		{Disk{}, false}, {Disk{"", "b", "c"}, false}, {Disk{"a", "", "c"}, false}, {Disk{"a", "b", ""}, false},
-		{Disk{long + "x", "b", "c"}, false}, {Disk{"a", "b\n", "c"}, false}, {Disk{"a", "b", "c\x00"}, false}, {Disk{"a", "\xff", "c"}, false},
+		{Disk{"1b96", "WUS4C6432DSP3X3", "A079E3D1"}, true},
+		{Disk{"a", " b ", "ü"}, true},
+		{Disk{long, long, long}, true},
+		{Disk{}, false},
+		{Disk{"", "b", "c"}, false},
+		{Disk{"a", "", "c"}, false},
+		{Disk{"a", "b", ""}, false},
+		{Disk{long + "x", "b", "c"}, false},
+		{Disk{"a", "b\n", "c"}, false},
+		{Disk{"a", "b", "c\x00"}, false},
+		{Disk{"a", "\xff", "c"}, false},
 	} {
 		if err := c.d.Validate(); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrDisk) {
 			t.Errorf("%.40q: %v", c.d.String(), err)

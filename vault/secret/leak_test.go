@@ -116,7 +116,8 @@ func TestFormatNamesTheKind(t *testing.T) {
 	}
 	for _, v := range []any{
 		make32[secret.RackSecretKind](t), make32[secret.ShareKind](t), make32[secret.DiskKeyKind](t),
-		make32[secret.SealKeyKind](t), make32[secret.PlaintextKind](t), secret.RackSecret{},
+		make32[secret.SealKeyKind](t), make32[secret.PlaintextKind](t),
+		secret.RackSecret{},
 	} {
 		if got := fmt.Sprint(v); !strings.HasPrefix(got, "(") || !strings.HasSuffix(got, ")") {
 			t.Errorf("%T prints as %q", v, got)

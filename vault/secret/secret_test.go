@@ -188,8 +188,14 @@ func TestEqual(t *testing.T) {
 		a, b secret.Share
 		want bool
 	}{
-		{take("abc"), take("abc"), true}, {take("abc"), take("abd"), false}, {take("abc"), take("ab"), false}, {take(""), take(""), true},
-		{take("abc"), secret.Share{}, false}, {secret.Share{}, secret.Share{}, false}, {gone, gone, false}, {gone, take("abc"), false},
+		{take("abc"), take("abc"), true},
+		{take("abc"), take("abd"), false},
+		{take("abc"), take("ab"), false},
+		{take(""), take(""), true},
+		{take("abc"), secret.Share{}, false},
+		{secret.Share{}, secret.Share{}, false},
+		{gone, gone, false},
+		{gone, take("abc"), false},
 	} {
 		if c.a.Equal(c.b) != c.want || c.b.Equal(c.a) != c.want {
 			t.Errorf("%d and %d bytes: want %v", c.a.Len(), c.b.Len(), c.want)
