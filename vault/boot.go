@@ -122,19 +122,24 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 
 // chooseSet finds the newest enrolment set that the TPM's claim vouches for. Wiped or damaged folders of a sled that
 // belongs to a rack, and folders without a claim, make it lose its seal.
-func (d *Daemon) chooseSet(claim *sealing.Claim, envelopes [][]byte, cause error) (*enroll.Set, error) {
+func (d *Daemon) chooseSet(claim *sealing.Claim, envelopes [][]byte, cause error) (chosen *enroll.Set, _ error) {
 	for _, e := range envelopes {
 		set, err := enroll.DecodeSet(e)
 		if err == nil {
 			err = checkClaim(claim, set)
 		}
-		if err == nil {
-			return set, nil
+		switch {
+		case err != nil:
+			d.reasons.Count(ledger.CodeEnrolment, "", err.Error())
+			cause = err
+		case chosen == nil:
+			chosen = set
 		}
-		d.reasons.CountError(ledger.CodeEnrolment, "", err)
-		cause = err
 	}
-	if cause == nil {
+	switch {
+	case chosen != nil:
+		return chosen, nil
+	case cause == nil:
 		return nil, reason.New(CodeLostSeal, hintReenroll, "vault: the TPM remembers rack %s, the state folders hold no enrolment set", claim.Rack)
 	}
 	return nil, reason.Wrap(cause, CodeLostSeal, hintReenroll, "vault: no usable enrolment set")

@@ -20,6 +20,9 @@ import (
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
+// CodeOwnEvidence marks evidence of this sled that its own enrolment record refuses.
+const CodeOwnEvidence reason.Code = "own-evidence"
+
 // setStore publishes the ledger and starts what speaks for it: the prover.
 func (d *Daemon) setStore(s *store) error {
 	set := d.Set()
@@ -73,7 +76,11 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := peer.New(peer.Config{Self: d.identity(), Listen: listen, Channel: peer.Attest(d.channel()), Alloc: d.alloc, Reasons: d.reasons})
+	ch := d.channel()
+	if _, err := ch.CheckSelf(ctx); err != nil { // what peers would refuse is not offered to them
+		return retry(reason.Wrap(err, CodeOwnEvidence, "", "vault: this sled's own evidence does not pass"))
+	}
+	m, err := peer.New(peer.Config{Self: d.identity(), Listen: listen, Channel: peer.Attest(ch), Alloc: d.alloc, Reasons: d.reasons})
 	if err != nil {
 		return err
 	}
@@ -104,8 +111,10 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 
 // channel says who this sled is and by what it judges others.
 func (d *Daemon) channel() *channel.Config {
-	return &channel.Config{Self: d.identity(), Identity: d.tls, Prover: d.prover, Set: d.Set, AdoptSet: d.AdoptSet,
-		Seen: d.seen, Remember: d.remember, Capabilities: []string{quorum.CapabilityAuthority}, Relaxations: d.cfg.Relax.Names()}
+	return &channel.Config{
+		Self: d.identity(), Identity: d.tls, Prover: d.prover, Set: d.Set, AdoptSet: d.AdoptSet,
+		Seen: d.seen, Remember: d.remember, Capabilities: []string{quorum.CapabilityAuthority}, Relaxations: d.cfg.Relax.Names(),
+	}
 }
 
 // seen is what the observed file knows of a TPM.
