@@ -174,8 +174,10 @@ func LoadConfig(path string) (*Config, error) {
 // DefaultConfig is the configuration before a file is read.
 func DefaultConfig() Config {
 	return Config{
-		TPM: TPMConfig{Device: "/dev/tpmrm0", CommandTimeout: Duration(20 * time.Second), PCRs: []int{0, 2, 7, 11, 12, 14},
-			EventLog: "/sys/kernel/security/tpm0/binary_bios_measurements", CounterIndex: 0x01805c01, ClaimIndex: 0x01805c02},
+		TPM: TPMConfig{
+			Device: "/dev/tpmrm0", CommandTimeout: Duration(20 * time.Second), PCRs: []int{0, 2, 7, 11, 12, 14},
+			EventLog: "/sys/kernel/security/tpm0/binary_bios_measurements", CounterIndex: 0x01805c01, ClaimIndex: 0x01805c02,
+		},
 		SP:     SPConfig{Baud: 3_000_000, Deadline: Duration(30 * time.Second)},
 		API:    APIConfig{Socket: "/run/sledvault/api.sock"},
 		Unlock: UnlockConfig{Deadline: Duration(2 * time.Minute)},
@@ -188,8 +190,10 @@ func (c *Config) Validate() error {
 	if len(c.State.Copies) != 2 || c.State.Copies[0] == c.State.Copies[1] {
 		return errors.New("[state] copies must name two different folders")
 	}
-	abs := map[string]string{"[state] copies": c.State.Copies[0], "[state] copies ": c.State.Copies[1], "[api] socket": c.API.Socket,
-		"[sp] port": c.SP.Port, "[tpm] event_log": c.TPM.EventLog, "[tpm] device": strings.TrimPrefix(c.TPM.Device, "unix:")}
+	abs := map[string]string{
+		"[state] copies": c.State.Copies[0], "[state] copies ": c.State.Copies[1], "[api] socket": c.API.Socket,
+		"[sp] port": c.SP.Port, "[tpm] event_log": c.TPM.EventLog, "[tpm] device": strings.TrimPrefix(c.TPM.Device, "unix:"),
+	}
 	for _, k := range []string{"[state] copies", "[state] copies ", "[api] socket", "[sp] port", "[tpm] event_log", "[tpm] device"} {
 		if !filepath.IsAbs(abs[k]) {
 			return fmt.Errorf("%s must be an absolute path: have %.120q", strings.TrimSpace(k), abs[k])

@@ -77,8 +77,10 @@ type Options struct {
 
 // Run is one life of the daemon. It returns nil when ctx ends.
 func Run(ctx context.Context, cfg Config, o Options) error {
-	d := &Daemon{cfg: cfg, version: o.Version, log: o.Log, reasons: reason.NewLog(), rand: rand.Reader, boot: newProgress(o.Start, o.Log),
-		failed: make(chan error, 1), enrolled: make(chan struct{}, 1), state: api.StateStarting, seenTPMs: map[string]rot.Seen{}, seenNews: make(chan struct{}, 1)}
+	d := &Daemon{
+		cfg: cfg, version: o.Version, log: o.Log, reasons: reason.NewLog(), rand: rand.Reader, boot: newProgress(o.Start, o.Log),
+		failed: make(chan error, 1), enrolled: make(chan struct{}, 1), state: api.StateStarting, seenTPMs: map[string]rot.Seen{}, seenNews: make(chan struct{}, 1),
+	}
 	for _, name := range cfg.Relax.Names() {
 		o.Log.Warn("RELAXED: this sled accepts less than it should", "relaxation", name)
 	}
@@ -245,8 +247,10 @@ func (d *Daemon) dirs() [2]string { return [2]string{d.cfg.State.Copies[0], d.cf
 func (d *Daemon) sealParams() sealing.Params {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return sealing.Params{TPM: d.tpm, Alloc: d.alloc, Rand: d.rand, Baseboard: d.id, PCRs: d.cfg.TPM.PCRs,
-		CounterIndex: d.cfg.TPM.CounterIndex, ClaimIndex: d.cfg.TPM.ClaimIndex, AuthDirs: d.dirs(), Measured: d.measured, Reasons: d.reasons}
+	return sealing.Params{
+		TPM: d.tpm, Alloc: d.alloc, Rand: d.rand, Baseboard: d.id, PCRs: d.cfg.TPM.PCRs,
+		CounterIndex: d.cfg.TPM.CounterIndex, ClaimIndex: d.cfg.TPM.ClaimIndex, AuthDirs: d.dirs(), Measured: d.measured, Reasons: d.reasons,
+	}
 }
 
 func (d *Daemon) ledgerConfig(rack ident.RackID) ledger.Config {

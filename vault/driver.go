@@ -50,9 +50,11 @@ type request struct {
 }
 
 func newDriver(node *quorum.Node, st *store, peers *peer.Manager, reasons *reason.Log, log *slog.Logger, committed func(ident.Epoch)) *driver {
-	return &driver{node: node, store: st, reasons: reasons, log: log, peers: peers, committed: committed,
+	return &driver{
+		node: node, store: st, reasons: reasons, log: log, peers: peers, committed: committed,
 		requests: make(chan *request, requestQueue), done: make(chan struct{}), replies: map[quorum.RequestID]chan quorum.Reply{},
-		status: node.Status(), version: 1, changed: make(chan struct{})}
+		status: node.Status(), version: 1, changed: make(chan struct{}),
+	}
 }
 
 // run is the loop. It returns nil when ctx ends, and an error when the daemon must stop.

@@ -117,10 +117,12 @@ func (d *Daemon) EnrollBegin(ctx context.Context, c *api.Conn, r enroll.BeginReq
 // describe puts what the TPM says into the answer's form.
 func (d *Daemon) describe(desc sealing.Description) (enroll.BeginResponse, error) {
 	signed := func(s sealing.Statement) enroll.Signed { return enroll.Signed(s) }
-	out := enroll.BeginResponse{Baseboard: d.identity(), EKPublic: desc.EKPublic, EKCertificate: desc.EKCertificate, AKPublic: desc.AKPublic,
+	out := enroll.BeginResponse{
+		Baseboard: d.identity(), EKPublic: desc.EKPublic, EKCertificate: desc.EKCertificate, AKPublic: desc.AKPublic,
 		SRKPublic: desc.SRKPublic, CounterPublic: desc.CounterPublic, CertifySRK: signed(desc.CertifySRK),
 		CertifyCounter: signed(desc.CertifyCounter), Quote: signed(desc.Quote), ResetCount: desc.ResetCount,
-		Properties: enroll.Properties{Manufacturer: desc.Properties.Manufacturer, Firmware: desc.Properties.Firmware}}
+		Properties: enroll.Properties{Manufacturer: desc.Properties.Manufacturer, Firmware: desc.Properties.Firmware},
+	}
 	for _, n := range rot.DefaultPCRs() {
 		v := desc.PCRs[n]
 		out.PCRs = append(out.PCRs, enroll.PCRValue{PCR: n, Value: v[:]})

@@ -105,8 +105,10 @@ func (r *testRack) newSled(i int, peers []string) *testSled {
 		must(t, os.MkdirAll(filepath.Join(s.dir, d), 0o700))
 	}
 	var err error
-	s.tpm, err = swtpm.StartUnix(t.Context(), swtpm.Config{Dir: filepath.Join(s.dir, "tpm"), Socket: filepath.Join(s.dir, "tpm.sock"),
-		Control: filepath.Join(s.dir, "tpm.ctl"), LogPath: filepath.Join(s.dir, "tpm.log")})
+	s.tpm, err = swtpm.StartUnix(t.Context(), swtpm.Config{
+		Dir: filepath.Join(s.dir, "tpm"), Socket: filepath.Join(s.dir, "tpm.sock"),
+		Control: filepath.Join(s.dir, "tpm.ctl"), LogPath: filepath.Join(s.dir, "tpm.log"),
+	})
 	must(t, err)
 	t.Cleanup(func() { _ = s.tpm.Kill() })
 	s.measure(firmware.Options{})

@@ -105,7 +105,7 @@ func (d *Daemon) PrepareAndCommit(ctx context.Context, r quorum.PrepareAndCommit
 			return quorum.Committed, nil
 		}
 		if ctx.Err() != nil || st.KeyShare == nil || st.KeyShare.Epoch != r.Config.Epoch {
-			return quorum.Pending, nil // it changes nothing, or not in time
+			return quorum.Pending, nil //nolint:nilerr // it changes nothing, or not in time
 		}
 		select {
 		case <-ctx.Done():

@@ -109,8 +109,10 @@ func (p *progress) open() {
 func (p *progress) snapshot() api.Boot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return api.Boot{Step: p.step, SinceMS: ms(time.Since(p.since)), Waiting: p.waiting, Error: api.ErrorOf(p.err),
-		Steps: append([]api.Step{}, p.steps...), MSToUnlocked: p.unlocked}
+	return api.Boot{
+		Step: p.step, SinceMS: ms(time.Since(p.since)), Waiting: p.waiting, Error: api.ErrorOf(p.err),
+		Steps: append([]api.Step{}, p.steps...), MSToUnlocked: p.unlocked,
+	}
 }
 
 // insist runs one attempt of a step after another until it succeeds, the operator is needed, or ctx ends. While the

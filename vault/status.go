@@ -13,8 +13,10 @@ import (
 // Status puts together what every part says about itself.
 func (d *Daemon) Status(context.Context) api.Status {
 	d.mu.RLock()
-	s := api.Status{Version: d.version, State: d.state,
-		Relaxed: d.cfg.Relax.Names()}
+	s := api.Status{
+		Version: d.version, State: d.state,
+		Relaxed: d.cfg.Relax.Names(),
+	}
 	if !d.id.IsZero() {
 		id := d.id
 		s.Baseboard = &id
@@ -67,8 +69,10 @@ func rackOf(set *enroll.Set) *api.Rack {
 }
 
 func quorumOf(st quorum.Status) *api.Quorum {
-	q := &api.Quorum{Configs: st.Configs, Shares: st.Shares, Commits: st.Commits,
-		Certificates: st.Certificates, Expunged: (*api.Expunged)(st.Expunged), Collecting: collecting(st)}
+	q := &api.Quorum{
+		Configs: st.Configs, Shares: st.Shares, Commits: st.Commits,
+		Certificates: st.Certificates, Expunged: (*api.Expunged)(st.Expunged), Collecting: collecting(st),
+	}
 	for _, p := range st.Peers {
 		q.ConnectedPeers = append(q.ConnectedPeers, p.ID)
 	}

@@ -249,8 +249,10 @@ func (d *Daemon) belowThreshold() error {
 func (s *disks) diskConfig(id string) (DiskConfig, error) {
 	i := slices.IndexFunc(s.d.cfg.Disks, func(c DiskConfig) bool { return c.ID == id })
 	if i < 0 {
-		return DiskConfig{}, &reason.Error{Code: api.CodeUnknownDisk, Text: fmt.Sprintf("vault: no disk %.80q is configured", id),
-			Hint: "see sledvault disks for the names", Remedy: reason.Usage}
+		return DiskConfig{}, &reason.Error{
+			Code: api.CodeUnknownDisk, Text: fmt.Sprintf("vault: no disk %.80q is configured", id),
+			Hint: "see sledvault disks for the names", Remedy: reason.Usage,
+		}
 	}
 	return s.d.cfg.Disks[i], nil
 }
