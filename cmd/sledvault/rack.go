@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sledvault/sledvault/internal/cli"
+	"github.com/sledvault/sledvault/vault/rack"
+	"github.com/sledvault/sledvault/vault/rack/controller"
+)
+
+// rackOptions are what the rack commands share.
+type rackOptions struct {
+	file    string
+	timeout time.Duration
+}
+
+func (a *app) rackCommand() *cobra.Command {
+	o := &rackOptions{}
+	c := group("rack", "the rack's operator: keys, enrolment, membership",
+		a.rackNewCommand(), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackStatusCommand(o))
+	c.PersistentFlags().StringVar(&o.file, "rack", controller.RackFile, "the rack file; keys and journal lie in the same folder")
+	c.PersistentFlags().DurationVar(&o.timeout, "timeout", 5*time.Minute, "when to give up waiting for sleds")
+	return c
+}
+
+func (a *app) rackNewCommand() *cobra.Command {
+	var name string
+	c := &cobra.Command{
+		Use: "new FOLDER", Short: "make the keys and the folder of a new rack", Args: exactArgs(1),
+		Long: "Makes FOLDER with the rack's membership key, an empty rack file, and room for the journal. Prints the\n" +
+			"fingerprint that goes into every sled's configuration, and the recovery key, which is stored nowhere:\n" +
+			"write it down and keep it away from the rack.",
+		Example: "  sledvault rack new /root/rack --name left",
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			if name == "" {
+				name = filepath.Base(dir)
+			}
+			fp, recovery, err := controller.NewRack(dir, name)
+			if err != nil {
+				return err
+			}
+			defer clear(recovery)
+			return a.writeNewRack(dir, fp, recovery)
+		},
+	}
+	c.Flags().StringVar(&name, "name", "", "name of the rack (default: the folder's name)")
+	return c
+}
+
+// writeNewRack shows the recovery key: once, here, and nowhere else. It is never turned into a string.
+func (a *app) writeNewRack(dir, fp string, recovery []byte) error {
+	file := filepath.Join(dir, controller.RackFile)
+	head, tail := fmt.Sprintf("rack file     %s\nfingerprint   %s\nrecovery key  ", file, fp),
+		"\n\nWrite the recovery key down and keep it away from the rack. Put the fingerprint into [claim] of every\n"+
+			"sled's configuration, add the sleds to the rack file, then: sledvault rack enroll --rack "+file+"\n"
+	if a.json {
+		head, tail = fmt.Sprintf(`{"dir":%q,"rackfile":%q,"fingerprint":%q,"recovery_key":"`, dir, file, fp), "\"}\n"
+	}
+	_, err := io.WriteString(a.out, head)
+	_, err2 := a.out.Write(recovery)
+	_, err3 := io.WriteString(a.out, tail)
+	return errors.Join(err, err2, err3)
+}
+
+// withRack runs f on an open controller, with progress on stderr.
+func (a *app) withRack(c *cobra.Command, o *rackOptions, f func(context.Context, *controller.Controller) error) error {
+	if o.timeout <= 0 {
+		return cli.UsageError("--timeout must be positive")
+	}
+	ctl, err := controller.Open(o.file, func(e controller.Event) {
+		if e.Sled != "" {
+			_, _ = fmt.Fprintf(a.err, "%s: %s\n", e.Sled, e.Text)
+			return
+		}
+		_, _ = fmt.Fprintln(a.err, e.Text)
+	})
+	if err != nil {
+		return err
+	}
+	defer ctl.Close()
+	ctx, cancel := context.WithTimeout(c.Context(), o.timeout)
+	defer cancel()
+	return f(ctx, ctl)
+}
+
+func (a *app) rackEnrollCommand(o *rackOptions) *cobra.Command {
+	return &cobra.Command{
+		Use: "enroll", Short: "enroll the sleds of the rack file", Args: noArgs,
+		Long: "Has every sled prove its TPM, compares it with the rack file, and hands all sleds the new enrolment set.\n" +
+			"Sleds that lost their seal are enrolled again. Sleds that cannot be reached are left for the next run:\n" +
+			"exit code 3.",
+		Example: "  sledvault rack enroll --rack /root/rack/rack.toml",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withRack(c, o, func(ctx context.Context, ctl *controller.Controller) error {
+				sleds, err := ctl.Enroll(ctx)
+				out := struct {
+					Sleds []controller.Enrolled `json:"sleds"`
+				}{sleds}
+				return errors.Join(err, a.print(out, func(w io.Writer) {
+					t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+					for _, s := range sleds {
+						why := ""
+						if s.Error != nil {
+							why = s.Error.Text
+						}
+						_, _ = fmt.Fprintf(t, "%s\t%s\t%s\n", s.Sled, s.State, why)
+					}
+					_ = t.Flush()
+				}))
+			})
+		},
+	}
+}
+
+func (a *app) rackInitCommand(o *rackOptions) *cobra.Command {
+	return &cobra.Command{
+		Use: "init", Short: "make the rack's first secret and share it out", Args: noArgs,
+		Long: "Has one sled make the first rack secret and hand a share to every sled of the rack file, and commits it\n" +
+			"when all of them have stored theirs. May be broken off and run again at any point.",
+		Example: "  sledvault rack init --rack /root/rack/rack.toml",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withRack(c, o, func(ctx context.Context, ctl *controller.Controller) error {
+				ch, err := ctl.Init(ctx)
+				if err != nil {
+					return err
+				}
+				return a.print(ch, func(w io.Writer) { writeChange(w, ch) })
+			})
+		},
+	}
+}
+
+func writeChange(w io.Writer, ch *rack.Change) {
+	_, _ = fmt.Fprintf(w, "epoch %d: %s, %d members, %d needed to unlock\n", ch.Epoch, ch.Phase, len(ch.Members), ch.Threshold)
+}
+
+func (a *app) rackStatusCommand(o *rackOptions) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "every sled of the rack, and what a change waits for", Args: noArgs, Example: "  sledvault rack status",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withRack(c, o, func(ctx context.Context, ctl *controller.Controller) error {
+				st, err := ctl.Status(ctx)
+				if err != nil {
+					return err
+				}
+				return a.print(st, func(w io.Writer) { writeRack(w, st) })
+			})
+		},
+	}
+}
+
+func writeRack(w io.Writer, st controller.RackStatus) {
+	_, _ = fmt.Fprintf(w, "rack %s %s, enrolment set %d\n", st.Name, st.RackID, st.SetGeneration)
+	if st.Change != nil {
+		writeChange(w, st.Change)
+		for _, m := range st.Waiting {
+			_, _ = fmt.Fprintf(w, "  waiting for %s\n", m)
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, s := range st.Sleds {
+		if s.Status == nil {
+			_, _ = fmt.Fprintf(t, "%s\tunreachable\t%s\n", s.Sled.Label(), s.Error.Text)
+			continue
+		}
+		open := 0
+		for _, d := range s.Status.Disks {
+			if d.State == "unlocked" {
+				open++
+			}
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\tboot %s\t%d of %d disks open\t%s\n", s.Sled.Label(), s.Status.State, s.Status.Boot.Step, open, len(s.Status.Disks), s.Status.NextStep)
+	}
+	_ = t.Flush()
+}
