@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // grace is how long a process may take to end after SIGTERM.
@@ -51,6 +53,7 @@ func (p *process) stop() error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may be gone already
 	select {
 	case <-p.done:
+		p.orphans()
 		return nil
 	case <-time.After(grace):
 		p.kill()
@@ -61,7 +64,11 @@ func (p *process) stop() error {
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may be gone already
 	<-p.done
+	p.orphans()
 }
+
+// orphans kills what a process that has ended left running in its group: a cryptsetup in the middle of a disk.
+func (p *process) orphans() { _ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) } // mostly there are none
 
 // ordered reports whether a process that has ended was asked to: it ended well, or died of SIGTERM.
 func (p *process) ordered() bool {

@@ -62,17 +62,38 @@ func (b *bin) build(t *testing.T) {
 // newRack makes a rack of three sleds and sets it up.
 func newRack(t *testing.T) *simrack.Rack {
 	t.Helper()
+	r := newHardware(t, func(e simrack.Event) { t.Logf("%s %s", e.Sled, e.Text) })
+	play(t, r, simrack.SceneInit)
+	return r
+}
+
+// newHardware makes a rack of three sleds on which nothing runs yet.
+func newHardware(t *testing.T, tell func(simrack.Event)) *simrack.Rack {
+	t.Helper()
 	rig.Need(t, "swtpm", "cryptsetup")
 	programs.build(t)
 	r, err := simrack.New(t.Context(), simrack.Options{Sleds: 3, Daemon: filepath.Join(programs.dir, "sledvaultd"),
-		Command: filepath.Join(programs.dir, "sledvault"), DiskSize: 40 << 20, LogLevel: "debug",
-		Tell: func(e simrack.Event) { t.Logf("%s %s", e.Sled, e.Text) }})
+		Command: filepath.Join(programs.dir, "sledvault"), DiskSize: 40 << 20, LogLevel: "debug", Tell: tell})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { closeRack(t, r) })
-	play(t, r, simrack.SceneInit)
 	return r
+}
+
+// TestBrokenOff: a scene that is interrupted while disks are being encrypted leaves nothing behind either.
+func TestBrokenOff(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r := newHardware(t, func(e simrack.Event) {
+		if strings.Contains(e.Text, "encrypted") { // others are still at it
+			cancel()
+		}
+	})
+	if _, err := r.Play(ctx, simrack.SceneInit); !errors.Is(err, context.Canceled) {
+		t.Errorf("have %v, want %v", err, context.Canceled)
+	}
 }
 
 // closeRack takes the rack down and makes sure that nothing is left.

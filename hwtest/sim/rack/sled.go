@@ -46,7 +46,8 @@ type Sled struct {
 	Disks          []Disk
 
 	rack    *Rack
-	host    int // last byte of the address
+	host    int    // last byte of the address
+	temp    string // folder for temporary files of the daemon
 	tpm     *swtpm.Daemon
 	sp      *simsp.Line
 	orders  chan order
@@ -78,13 +79,13 @@ func (r *Rack) newSled(name string, host int, serial string) *Sled {
 		TPMSocket: in("tpm.sock"), TPMDir: in("tpm"), TPMLog: in("tpm.log"), EventLog: in("eventlog"),
 		Disks: []Disk{{ID: id, Path: in(id + ".img"), Vendor: "SLEDVAULT", Model: "SIM-1", Serial: "S" + serial + "-0",
 			Mapping: filepath.Base(r.Dir) + "-" + name + "-" + id, seed: uint64(host), size: r.o.DiskSize}},
-		rack: r, host: host, orders: make(chan order),
+		rack: r, host: host, temp: in("tmp"), orders: make(chan order),
 	}
 }
 
 // build makes the folders, starts TPM and service processor, and lets the firmware boot.
 func (s *Sled) build(ctx context.Context) error {
-	for _, d := range []string{s.Dir, s.State[0], s.State[1], s.TPMDir} {
+	for _, d := range []string{s.Dir, s.State[0], s.State[1], s.TPMDir, s.temp} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return fmt.Errorf("simrack: make folder: %w", err)
 		}

@@ -84,6 +84,7 @@ func (v *supervisor) start() error {
 	argv := s.Argv()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "TMPDIR="+s.temp) // what it leaves there goes with the sled
 	if v.p, err = spawn(cmd); err != nil {
 		return err
 	}
@@ -96,6 +97,7 @@ func (v *supervisor) start() error {
 // bury looks at how the daemon died. One that was asked to end stays down.
 func (v *supervisor) bury() {
 	p := v.gone()
+	p.orphans()
 	if p.ordered() {
 		v.sled.rack.tell(v.sled.Name, "daemon ended; it stays down until it is started")
 		return
