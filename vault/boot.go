@@ -106,6 +106,9 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 	}
 	set, err := d.chooseSet(claim, envelopes, err)
 	if err != nil {
+		if foreign := d.replacedTPM(claim, envelopes); foreign != nil {
+			err = foreign
+		}
 		d.loseSeal(err)
 		return nil
 	}
@@ -177,6 +180,22 @@ func (d *Daemon) ownRecord(set *enroll.Set) (*enroll.Record, error) {
 	}
 	return nil, reason.New(CodeForeignTPM, "put TPM and state folders back into their own sleds, or replace the record: sledvault rack enroll",
 		"vault: the TPM of %s is in sled %s: have EK %x, want %x", whose, me, ek, rec.EKName)
+}
+
+// replacedTPM explains a TPM that remembers nothing: it is not the enrolled one. Only an explanation: nothing in the sets
+// is vouched for then.
+func (d *Daemon) replacedTPM(claim *sealing.Claim, envelopes [][]byte) error {
+	if claim != nil {
+		return nil
+	}
+	for _, e := range envelopes {
+		if set, err := enroll.DecodeSet(e); err == nil {
+			if _, err := d.ownRecord(set); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // checkClaim compares an enrolment set with what the TPM remembers. A set that is newer than the claim, after a power cut
