@@ -153,7 +153,7 @@ func sceneTime(sleds int) time.Duration { return 2*time.Minute + time.Duration(s
 
 // playDemo plays the scenes until one fails.
 func playDemo(ctx context.Context, r *simrack.Rack, scenes []string, view *demoView) demoReport {
-	rep := demoReport{Sleds: len(r.Sleds()), Threshold: r.Threshold(), Epochs: []ident.Epoch{}, Boots: []simrack.Boot{}, OK: true}
+	rep := demoReport{Sleds: len(r.Sleds()), Threshold: r.Threshold(), OK: true}
 	for _, name := range scenes {
 		view.begin(name)
 		began := time.Now()
@@ -170,11 +170,19 @@ func playDemo(ctx context.Context, r *simrack.Rack, scenes []string, view *demoV
 			break
 		}
 	}
-	rep.Boots = append(rep.Boots, r.Boots()...)
-	if e, err := r.Epochs(ctx); err == nil {
-		rep.Epochs = append(rep.Epochs, e...)
+	rep.Boots = r.Boots()
+	if e, err := r.Epochs(ctx); err == nil { // without an answer the list stays empty
+		rep.Epochs = e
 	}
+	rep.normalize()
 	return rep
+}
+
+// normalize makes empty lists of absent ones.
+func (r *demoReport) normalize() {
+	r.Epochs = append([]ident.Epoch{}, r.Epochs...)
+	r.Boots = append([]simrack.Boot{}, r.Boots...)
+	r.Scenes = append([]sceneResult{}, r.Scenes...)
 }
 
 // hold prints the manifest and keeps the rack up until ctx ends.
