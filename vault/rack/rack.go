@@ -66,6 +66,7 @@ const (
 
 // Change is one membership change.
 type Change struct {
+	Kind          Kind                  `json:"kind,omitempty"`
 	Epoch         ident.Epoch           `json:"epoch"`
 	LastCommitted ident.Epoch           `json:"last_committed"` // 0 for the first configuration
 	Coordinator   ident.Baseboard       `json:"coordinator"`
@@ -73,9 +74,11 @@ type Change struct {
 	Threshold     ident.Threshold       `json:"threshold"`
 	NeedAcks      int                   `json:"need_acks"` // acknowledged prepares before the decision
 	Phase         Phase                 `json:"phase"`
-	Acked         []ident.Baseboard     `json:"acked"`     // acknowledged the prepare
-	Committed     []ident.Baseboard     `json:"committed"` // acknowledged the commit
-	Config        *quorum.Configuration `json:"-"`         // as the coordinator made it; kept by the journal in its own form
+	Acked         []ident.Baseboard     `json:"acked"`             // acknowledged the prepare
+	Committed     []ident.Baseboard     `json:"committed"`         // acknowledged the commit
+	Removed       []ident.Baseboard     `json:"removed,omitempty"` // members of the last committed epoch that this one leaves out
+	Marked        bool                  `json:"marked,omitempty"`  // the enrolment set says that they are removed
+	Config        *quorum.Configuration `json:"-"`                 // as the coordinator made it; kept by the journal in its own form
 	Certificate   *quorum.Certificate   `json:"-"`
 }
 
@@ -84,6 +87,7 @@ type State struct {
 	Rack    ident.RackID
 	Highest ident.Epoch // highest epoch ever used, aborted ones included
 	Change  *Change     // the newest change; nil before the first
+	Base    *Change     // the decided change that Change builds on, while Change is not decided
 }
 
 // LastCommitted is the epoch of the newest decided change, or 0.
@@ -125,7 +129,7 @@ func (s *State) Adopt(config *quorum.Configuration, cert *quorum.Certificate) (b
 		ch.Members = append(ch.Members, m.ID)
 	}
 	ch.NeedAcks, ch.Acked = len(ch.Members), slices.Clone(ch.Members) // nobody remembers who prepared; all are sent everything
-	s.Rack, s.Change = config.RackID, ch
+	s.Rack, s.Change, s.Base = config.RackID, ch, nil
 	return true, nil
 }
 
@@ -174,6 +178,12 @@ func (c *Change) Prepared(config *quorum.Configuration, acked []ident.Baseboard)
 	if err := c.matches(config); err != nil {
 		return false, err
 	}
+	if len(acked) == 0 { // the coordinator still collects the shares of the last committed epoch
+		return false, nil
+	}
+	if err := c.complete(config); err != nil {
+		return false, err
+	}
 	changed := false
 	for _, a := range acked {
 		if config.Has(a) && !slices.Contains(c.Acked, a) {
@@ -206,6 +216,9 @@ func (c *Change) Decide(config *quorum.Configuration, cert *quorum.Certificate) 
 		return fmt.Errorf("rack: decide epoch %d: have %d acknowledged prepares, want %d", c.Epoch, len(c.Acked), c.NeedAcks)
 	}
 	if err := c.matches(config); err != nil {
+		return err
+	}
+	if err := c.complete(config); err != nil {
 		return err
 	}
 	c.Config, c.Certificate, c.Phase = config, cert, Decided

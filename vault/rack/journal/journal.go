@@ -55,6 +55,10 @@ type state struct {
 	Change      *rack.Change     `json:"change"`
 	Config      json.RawMessage  `json:"config,omitempty"`
 	Certificate *api.Certificate `json:"certificate,omitempty"`
+
+	Base            *rack.Change     `json:"base,omitempty"`
+	BaseConfig      json.RawMessage  `json:"base_config,omitempty"`
+	BaseCertificate *api.Certificate `json:"base_certificate,omitempty"`
 }
 
 // Journal is an open journal. It belongs to one controller at a time.
@@ -159,40 +163,64 @@ func decode(b []byte) (rack.State, error) {
 	if err := strict(b, &s); err != nil {
 		return rack.State{}, err
 	}
-	out := rack.State{Rack: s.Rack, Highest: s.Highest, Change: s.Change}
-	if s.Change == nil {
-		return out, nil
-	}
-	decided := s.Change.Phase == rack.Decided || s.Change.Phase == rack.Done
-	if !decided && s.Change.Phase != rack.Preparing && s.Change.Phase != rack.Aborted {
-		return rack.State{}, fmt.Errorf("unknown phase %.40q", s.Change.Phase)
-	}
-	if have := len(s.Config) != 0 && s.Certificate != nil; have != decided {
-		return rack.State{}, fmt.Errorf("a %s change with a decision: %v, want %v", s.Change.Phase, have, decided)
-	}
-	if !decided {
-		return out, nil
-	}
-	cfg, err := wire.DecodeConfigurationJSON(s.Config)
-	if err != nil {
+	out := rack.State{Rack: s.Rack, Highest: s.Highest, Change: s.Change, Base: s.Base}
+	if err := complete(s.Change, s.Config, s.Certificate); err != nil {
 		return rack.State{}, err
 	}
-	cert, err := s.Certificate.ToQuorum()
+	if s.Base != nil && !final(s.Base) {
+		return rack.State{}, fmt.Errorf("builds on a change that is %.40q", s.Base.Phase)
+	}
+	return out, complete(s.Base, s.BaseConfig, s.BaseCertificate)
+}
+
+func final(c *rack.Change) bool { return c.Phase == rack.Decided || c.Phase == rack.Done }
+
+// complete puts the configuration and its certificate back into a decided change.
+func complete(c *rack.Change, config json.RawMessage, certificate *api.Certificate) error {
+	if c == nil {
+		return nil
+	}
+	decided := final(c)
+	if !decided && c.Phase != rack.Preparing && c.Phase != rack.Aborted {
+		return fmt.Errorf("unknown phase %.40q", c.Phase)
+	}
+	if have := len(config) != 0 && certificate != nil; have != decided {
+		return fmt.Errorf("a %s change with a decision: %v, want %v", c.Phase, have, decided)
+	}
+	if !decided {
+		return nil
+	}
+	cfg, err := wire.DecodeConfigurationJSON(config)
+	if err != nil {
+		return err
+	}
+	cert, err := certificate.ToQuorum()
 	if err == nil && cfg == nil {
 		err = errors.New("a decided change without its configuration")
 	}
-	s.Change.Config, s.Change.Certificate = cfg, cert
-	return out, err
+	c.Config, c.Certificate = cfg, cert
+	return err
+}
+
+// parts takes configuration and certificate out of a change.
+func parts(c *rack.Change) (config json.RawMessage, certificate *api.Certificate, err error) {
+	if c == nil || c.Config == nil {
+		return nil, nil, nil
+	}
+	config, err = wire.EncodeConfigurationJSON(c.Config)
+	return config, api.CertificateOf(c.Certificate), err
 }
 
 func encode(st rack.State) ([]byte, error) {
 	s := state{Rack: st.Rack, Highest: st.Highest, Change: st.Change}
-	if c := st.Change; c != nil && c.Config != nil {
-		var err error
-		if s.Config, err = wire.EncodeConfigurationJSON(c.Config); err != nil {
-			return nil, err
-		}
-		s.Certificate = api.CertificateOf(c.Certificate)
+	var err, err2 error
+	s.Config, s.Certificate, err = parts(st.Change)
+	if st.Change != nil && !final(st.Change) {
+		s.Base = st.Base
+		s.BaseConfig, s.BaseCertificate, err2 = parts(st.Base)
+	}
+	if err := errors.Join(err, err2); err != nil {
+		return nil, err
 	}
 	b, err := json.Marshal(s)
 	if err != nil {
