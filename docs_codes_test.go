@@ -86,7 +86,7 @@ func readCodes(t *testing.T) *sources {
 	return s
 }
 
-// constants collects codes, alarms (their code is "alarm-" and the kind) and plain strings.
+// constants collects codes, alarms (counted under "alarm-" and the kind) and plain strings.
 func (s *sources) constants(folder string, file *ast.File) {
 	if s.texts[folder] == nil {
 		s.texts[folder] = map[string]string{}
@@ -110,9 +110,9 @@ func (s *sources) constants(folder string, file *ast.File) {
 				switch typeName(v.Type) {
 				case "reason.Code", "Code":
 					s.ids[folder+"."+v.Names[i].Name] = s.add(text, folder, doc).name
-				case "AlarmKind": // comments give the reference's fields; what they mean is written by hand
+				case "AlarmKind":
 					if folder == "vault/quorum" { // vault/wire knows the reference's, too
-						s.add("alarm-"+text, folder, "")
+						s.add("alarm-"+text, folder, v.Comment.Text())
 					}
 				default:
 					s.texts[folder][v.Names[i].Name] = text
