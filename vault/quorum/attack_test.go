@@ -83,6 +83,7 @@ func TestAttack(t *testing.T) {
 	t.Run("lone-expunge", func(t *testing.T) { t.Parallel(); loneExpunge(t) })
 	t.Run("orphan-old-secrets", func(t *testing.T) { t.Parallel(); orphanOldSecrets(t) })
 	t.Run("underlay-forgery", func(t *testing.T) { t.Parallel(); underlayForgery(t) })
+	t.Run("mixed-polynomial", func(t *testing.T) { t.Parallel(); mixedPolynomial(t) })
 }
 
 // prepareForgery: a peer that is not the coordinator sends Prepare, or a share does not fit its digest or number.

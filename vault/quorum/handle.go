@@ -138,13 +138,17 @@ func (n *Node) onShare(from ident.Baseboard, m ShareReply) error {
 	if err != nil {
 		return err
 	}
-	return n.loaderShare(from, m)
+	if err := n.loaderShare(from, m); err != nil {
+		return err
+	}
+	return n.agreementShare(from, m)
 }
 
 func (n *Node) wantsShare(e ident.Epoch) bool {
 	return n.coord != nil && !n.coord.preparing() && n.coord.old.config.Epoch == e ||
 		n.computer != nil && n.computer.shares.config.Epoch == e ||
-		n.loader.collector != nil && n.loader.collector.config.Epoch == e
+		n.loader.collector != nil && n.loader.collector.config.Epoch == e ||
+		n.agreement != nil && n.agreement.asked && n.agreement.shares.config.Epoch == e
 }
 
 // onGetLRTQShare answers with the news that the older scheme is over. Serving its shares belongs here.

@@ -197,6 +197,7 @@ func (n *Node) failWaiters(err error) {
 // clearSecrets wipes cached secrets and collected shares. Whoever still waits is told to ask again.
 func (n *Node) clearSecrets() error {
 	n.failWaiters(reason.Later(CodeCleared, "ask again", "quorum: load: secrets were cleared"))
+	n.endAgreement(reason.Later(CodeCleared, "ask again", "quorum: check agreement: secrets were cleared"))
 	n.loader.destroy()
 	return nil
 }

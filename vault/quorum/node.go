@@ -67,6 +67,9 @@ type Node struct {
 	loader   loader
 	alarms   []Alarm
 
+	agreement *agreement  // nil unless comparing shares
+	disagreed ident.Epoch // the last epoch whose shares were found not to fit together; 0 if none
+
 	fx      Effects // of the step under way
 	changed bool    // whether that step changed st
 	seq     uint64  // number of the last output
@@ -176,7 +179,7 @@ func (n *Node) dispatch(in Input) error {
 		return n.peerUp(in)
 	case PeerDown:
 		delete(n.peers, in.Peer)
-		return nil
+		return n.agreementPeerDown()
 	case PeerMessage:
 		return n.message(in)
 	case Reconfigure:
@@ -189,7 +192,10 @@ func (n *Node) dispatch(in Input) error {
 		return n.loadSecret(in)
 	case CancelLoad:
 		n.loader.cancel(in.ID)
+		n.cancelAgreement(in.ID)
 		return nil
+	case CheckAgreement:
+		return n.checkAgreement(in)
 	case ClearSecrets:
 		return n.clearSecrets()
 	case SetAuthority:
@@ -223,8 +229,11 @@ func (n *Node) stop(err *InvariantError) {
 	if n.computer != nil {
 		n.computer.shares.destroy()
 	}
+	if n.agreement != nil {
+		n.agreement.shares.destroy()
+	}
 	n.loader.destroy()
-	n.coord, n.computer = nil, nil
+	n.coord, n.computer, n.agreement = nil, nil, nil
 }
 
 func (n *Node) peerUp(in PeerUp) error {
@@ -246,6 +255,7 @@ func (n *Node) peerUp(in PeerUp) error {
 	if c := n.loader.collector; c != nil && c.config.Has(in.Peer) {
 		n.send(in.Peer, GetShare{c.config.Epoch})
 	}
+	n.agreementPeerUp(in.Peer)
 	return nil
 }
 

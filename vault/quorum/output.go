@@ -56,7 +56,13 @@ type (
 		ID    RequestID
 		Epoch *ident.Epoch
 	}
-	// CancelLoad withdraws a LoadSecret whose caller gave up.
+	// CheckAgreement asks whether one share more than the threshold agrees on the secret of an epoch, which must be the
+	// latest committed one (protocol.md §8.5). The reply comes with a later output and carries the secret they agree on.
+	CheckAgreement struct {
+		ID    RequestID
+		Epoch ident.Epoch
+	}
+	// CancelLoad withdraws a LoadSecret or CheckAgreement whose caller gave up.
 	CancelLoad struct{ ID RequestID }
 	// ClearSecrets drops every cached rack secret.
 	ClearSecrets struct{}
@@ -71,6 +77,7 @@ func (Reconfigure) input()      {}
 func (Commit) input()           {}
 func (PrepareAndCommit) input() {}
 func (LoadSecret) input()       {}
+func (CheckAgreement) input()   {}
 func (CancelLoad) input()       {}
 func (ClearSecrets) input()     {}
 func (SetAuthority) input()     {}
@@ -88,8 +95,8 @@ type Reply struct {
 	ID     RequestID
 	Err    error
 	Status CommitStatus      // Commit, PrepareAndCommit
-	Epoch  ident.Epoch       // LoadSecret: the epoch of Secret
-	Secret secret.RackSecret // LoadSecret: a copy, owned by the receiver
+	Epoch  ident.Epoch       // LoadSecret, CheckAgreement: the epoch of Secret
+	Secret secret.RackSecret // LoadSecret, CheckAgreement: a copy, owned by the receiver
 }
 
 // CommitStatus is the outcome of a commit request.

@@ -40,6 +40,8 @@ const (
 	CodeNotAvailable            reason.Code = "quorum-secret-not-available"       // the epoch was never committed
 	CodeSecretDamaged           reason.Code = "quorum-secret-damaged"             // shares or older secrets do not fit together
 	CodeCleared                 reason.Code = "quorum-secrets-cleared"            // secrets were cleared while a caller waited
+	CodeSharesDisagree          reason.Code = "quorum-shares-disagree"            // the shares of an epoch do not lie on one polynomial
+	CodeOutdated                reason.Code = "quorum-epoch-outdated"             // a newer epoch is committed than the one asked about
 )
 
 // Codes of notes about messages that were not acted on. Those of requests above are used too.
@@ -74,6 +76,8 @@ const (
 	CodeCollecting        reason.Code = "quorum-collecting"         // collecting shares for a rack secret
 	CodeLoaded            reason.Code = "quorum-secret-loaded"      // a rack secret is in memory
 	CodeExpungedNow       reason.Code = "quorum-expunged-now"       // this sled has just left the rack
+	CodeComparing         reason.Code = "quorum-comparing-shares"   // collecting one share more than the threshold
+	CodeSharesAgree       reason.Code = "quorum-shares-agree"       // they lie on one polynomial
 )
 
 // Alarm kinds of the reference.
@@ -93,11 +97,13 @@ const (
 	AlarmUnprovedExpunge    AlarmKind = "unproved_expunge"    // no valid proof for it
 	AlarmInvalidShare       AlarmKind = "invalid_share"       // a share that does not fit its digest
 	AlarmCoordinationFailed AlarmKind = "coordination_failed" // the older secrets cannot be carried over
+	AlarmMixedPolynomial    AlarmKind = "mixed_polynomial"    // shares that fit their digests do not fit each other
 )
 
 const (
 	hintRack     = "compare the rack ids in `sledvault status` of this sled and of the controller"
 	hintGrant    = "send the request through the controller that owns this rack's membership key"
+	hintDisagree = "remove the named coordinator from the rack and rotate again: sledvault rack remove; disks keep their old keys until then"
 	hintExpunged = "reset this sled's state and enrol it again if it should come back"
 )
 
@@ -130,7 +136,7 @@ const (
 func ClassOf(c reason.Code) Class {
 	switch c {
 	case CodeCoordinating, CodePreparing, CodeAcked, CodeCoordinationEnded, CodePrepared, CodeCommitted, CodeComputing,
-		CodeComputingEnded, CodeCollecting, CodeLoaded, CodeExpungedNow:
+		CodeComputingEnded, CodeCollecting, CodeLoaded, CodeExpungedNow, CodeComparing, CodeSharesAgree:
 		return Transition
 	case CodeStale, CodeUnexpected, CodeShareNotNeeded, CodeNoSuchShare, CodeExpunged:
 		return Routine

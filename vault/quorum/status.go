@@ -21,7 +21,8 @@ type Status struct {
 	Coordinator     *CoordinatorStatus // nil unless coordinating
 	KeyShare        *CollectionStatus  // nil unless computing an own share
 	Loader          LoaderStatus
-	Alarms          []Alarm // in the order in which they were raised
+	Agreement       *CollectionStatus // nil unless comparing shares; Want is one more than the threshold
+	Alarms          []Alarm           // in the order in which they were raised
 }
 
 // PeerStatus is one connected peer.
@@ -78,6 +79,10 @@ func (n *Node) Status() Status {
 	}
 	if n.computer != nil {
 		s.KeyShare = n.collecting(n.computer.shares)
+	}
+	if a := n.agreement; a != nil {
+		s.Agreement = n.collecting(a.shares)
+		s.Agreement.Want = a.wanted()
 	}
 	return s
 }

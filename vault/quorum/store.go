@@ -104,6 +104,7 @@ func (n *Node) commit(p proven) error {
 	if pointless && n.computer.shares.config.Epoch == e {
 		seed = n.computer.shares
 	}
+	n.agreementCommitted()
 	if err := n.loaderCommitted(seed); err != nil {
 		return err
 	}
@@ -129,6 +130,7 @@ func (n *Node) expunge(e ident.Epoch, from ident.Baseboard) {
 	n.note(CodeExpungedNow, from, e, "", "")
 	n.endCoordination("expunged")
 	n.endComputation("expunged")
+	n.endAgreement(errExpunged(n.st.Expunged))
 	if n.authority != nil {
 		n.failWaiters(errExpunged(n.st.Expunged))
 		n.loader.destroy()

@@ -182,6 +182,8 @@ func (s *story) play(t *testing.T, d *datadriven.TestData) {
 		s.prepareAndCommit(t, d, from.Disk.Configs[s.epoch(d, "epoch")])
 	case "load":
 		s.load(t, d)
+	case "agree":
+		s.do(s.at(t, d, "at"), quorum.CheckAgreement{ID: quorum.RequestID(s.epoch(d, "id")), Epoch: s.epoch(d, "epoch")})
 	case "clear":
 		s.do(s.at(t, d, "at"), quorum.ClearSecrets{})
 	case "cancel":
@@ -411,6 +413,7 @@ func (s *story) state(t *testing.T, d *datadriven.TestData) {
 		}
 		s.collection("for its share", st.KeyShare)
 		s.collection("for the secret", st.Loader.Collecting)
+		s.collection("to compare", st.Agreement)
 		if len(st.Loader.Loaded) > 0 || st.Loader.Waiting > 0 {
 			s.say("   secrets of %v in memory, %d waiting", st.Loader.Loaded, st.Loader.Waiting)
 		}
