@@ -122,14 +122,18 @@ type answerWire struct {
 
 // Digest identifies the answer on both sides.
 func (r *BeginResponse) Digest() [32]byte {
-	w := answerWire{Domain: answerDomain, Part: r.Baseboard.Part, Serial: r.Baseboard.Serial, EK: r.EKPublic,
+	w := answerWire{
+		Domain: answerDomain, Part: r.Baseboard.Part, Serial: r.Baseboard.Serial, EK: r.EKPublic,
 		EKCert: r.EKCertificate, AK: r.AKPublic, SRK: r.SRKPublic, Counter: r.CounterPublic,
-		Signed: [][]byte{r.CertifySRK.Attest, r.CertifySRK.Signature, r.CertifyCounter.Attest, r.CertifyCounter.Signature,
-			r.Quote.Attest, r.Quote.Signature},
+		Signed: [][]byte{
+			r.CertifySRK.Attest, r.CertifySRK.Signature, r.CertifyCounter.Attest, r.CertifyCounter.Signature,
+			r.Quote.Attest, r.Quote.Signature,
+		},
 		EventLog: r.EventLog, Manufacturer: r.Properties.Manufacturer, Firmware: r.Properties.Firmware,
-		ResetCount: r.ResetCount}
+		ResetCount: r.ResetCount,
+	}
 	for _, p := range r.PCRs {
-		w.PCRs = append(w.PCRs, append([]byte{byte(p.PCR)}, p.Value...)) //nolint:gosec // checked to be below 24
+		w.PCRs = append(w.PCRs, append([]byte{byte(p.PCR)}, p.Value...)) // checked to be below 24
 	}
 	return sha256.Sum256(encode(w))
 }
@@ -176,16 +180,22 @@ func (r *BeginResponse) Record(counter uint64) (Record, error) {
 	if err := r.Check(); err != nil {
 		return Record{}, err
 	}
-	rec := Record{Baseboard: r.Baseboard, AKPublic: r.AKPublic, SRKPublic: r.SRKPublic, Counter: counter, Kind: KindTPM,
+	rec := Record{
+		Baseboard: r.Baseboard, AKPublic: r.AKPublic, SRKPublic: r.SRKPublic, Counter: counter, Kind: KindTPM,
 		ResetCount: r.ResetCount,
-		Firmware:   &Firmware{Manufacturer: r.Properties.Manufacturer, Version: r.Properties.Firmware, Minimum: r.Properties.Firmware}}
+		Firmware:   &Firmware{Manufacturer: r.Properties.Manufacturer, Version: r.Properties.Firmware, Minimum: r.Properties.Firmware},
+	}
 	var err error
 	for _, n := range []struct {
 		to   *[]byte
 		name func([]byte) ([]byte, error)
 		from []byte
-	}{{&rec.EKName, PublicName, r.EKPublic}, {&rec.AKName, PublicName, r.AKPublic}, {&rec.SRKName, PublicName, r.SRKPublic},
-		{&rec.CounterName, NVName, r.CounterPublic}} {
+	}{
+		{&rec.EKName, PublicName, r.EKPublic},
+		{&rec.AKName, PublicName, r.AKPublic},
+		{&rec.SRKName, PublicName, r.SRKPublic},
+		{&rec.CounterName, NVName, r.CounterPublic},
+	} {
 		if *n.to, err = n.name(n.from); err != nil {
 			return Record{}, err
 		}

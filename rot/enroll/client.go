@@ -71,8 +71,10 @@ func IssueClient(key crypto.Signer, generation uint32, client crypto.PublicKey) 
 }
 
 func template(name string, serial *big.Int) *x509.Certificate {
-	return &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, BasicConstraintsValid: true,
-		NotBefore: time.Unix(0, 0).UTC(), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}
+	return &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, BasicConstraintsValid: true,
+		NotBefore: time.Unix(0, 0).UTC(), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+	}
 }
 
 // clientSerial carries the generation and ties it to the key.

@@ -95,11 +95,13 @@ func TestClientOverTLS(t *testing.T) {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
-		c := tls.Client(a, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{client}}) //nolint:gosec // the evidence exchange verifies
+		c := tls.Client(a, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{client}}) // the evidence exchange verifies
 		done <- c.HandshakeContext(ctx)
 	}()
-	srv := tls.Server(b, &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
-		Certificates: []tls.Certificate{{Certificate: der[:1], PrivateKey: sled}}})
+	srv := tls.Server(b, &tls.Config{
+		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
+		Certificates: []tls.Certificate{{Certificate: der[:1], PrivateKey: sled}},
+	})
 	if err := srv.HandshakeContext(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +115,8 @@ func TestClientOverTLS(t *testing.T) {
 
 func configuration() *quorum.Configuration {
 	return &quorum.Configuration{RackID: rack, Epoch: 3, Coordinator: board("1"), Threshold: 2, Members: []quorum.Member{
-		{ID: board("1"), ShareDigest: quorum.Digest{1}}, {ID: board("2"), ShareDigest: quorum.Digest{2}}, {ID: board("3"), ShareDigest: quorum.Digest{3}}}}
+		{ID: board("1"), ShareDigest: quorum.Digest{1}}, {ID: board("2"), ShareDigest: quorum.Digest{2}}, {ID: board("3"), ShareDigest: quorum.Digest{3}},
+	}}
 }
 
 func TestAuthority(t *testing.T) {
@@ -174,10 +177,12 @@ func TestAuthority(t *testing.T) {
 
 func begin() BeginResponse {
 	signed := func(s string) Signed { return Signed{[]byte(s), []byte("signature of " + s)} }
-	return BeginResponse{Baseboard: board("1"), EKPublic: area("ek a"), EKCertificate: []byte("cert"), AKPublic: area("ak a"), SRKPublic: area("srk a"),
+	return BeginResponse{
+		Baseboard: board("1"), EKPublic: area("ek a"), EKCertificate: []byte("cert"), AKPublic: area("ak a"), SRKPublic: area("srk a"),
 		CounterPublic: nvArea("a"), CertifySRK: signed("srk"), CertifyCounter: signed("counter"), Quote: signed("quote"),
 		PCRs:     []PCRValue{{0, make([]byte, 32)}, {7, append(make([]byte, 31), 7)}},
-		EventLog: []byte("log"), Properties: Properties{"IBM", 3}, ResetCount: 5}
+		EventLog: []byte("log"), Properties: Properties{"IBM", 3}, ResetCount: 5,
+	}
 }
 
 func TestBegin(t *testing.T) {

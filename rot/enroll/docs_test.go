@@ -13,14 +13,18 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"\n" + frozenSet + "\n", "\n" + frozenRecord + "\n", "`" + frozenRecovery + "`", setDomain, beginDomain,
-		activateDomain, answerDomain, recoveryDomain} {
+	for _, want := range []string{
+		"\n" + frozenSet + "\n", "\n" + frozenRecord + "\n", "`" + frozenRecovery + "`", setDomain, beginDomain,
+		activateDomain, answerDomain, recoveryDomain,
+	} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("%.60s… is not in enrolment.md", want)
 		}
 	}
-	for _, code := range []string{string(CodeRack), string(CodeStale), string(CodeUnchanged), string(CodeFork), string(CodeFormat), string(CodeLimit),
-		string(CodeRecord), string(CodeDuplicate), string(CodeKey), string(CodeSignature), string(CodeClientOld), string(CodeVanished), string(CodeTakeover)} {
+	for _, code := range []string{
+		string(CodeRack), string(CodeStale), string(CodeUnchanged), string(CodeFork), string(CodeFormat), string(CodeLimit),
+		string(CodeRecord), string(CodeDuplicate), string(CodeKey), string(CodeSignature), string(CodeClientOld), string(CodeVanished), string(CodeTakeover),
+	} {
 		if !strings.Contains(string(b), "`"+code+"`") {
 			t.Errorf("code %s is not in enrolment.md", code)
 		}

@@ -140,8 +140,10 @@ func TestRecoveryText(t *testing.T) {
 	if have := string(text); have != frozenRecovery {
 		t.Errorf("have %s (%d characters)", have, len(have))
 	}
-	for _, s := range []string{string(text), strings.ToLower(string(text)), strings.ReplaceAll(string(text), "-", " "),
-		strings.NewReplacer("0", "O", "1", "l").Replace(string(text)) + "\n"} {
+	for _, s := range []string{
+		string(text), strings.ToLower(string(text)), strings.ReplaceAll(string(text), "-", " "),
+		strings.NewReplacer("0", "O", "1", "l").Replace(string(text)) + "\n",
+	} {
 		have, err := ParseRecovery(secret.Heap{}, []byte(s))
 		if err != nil || !bytes.Equal(have.PublicKey(), k.PublicKey()) {
 			t.Errorf("%q: %v", s, err)

@@ -30,7 +30,7 @@ func keyFileError(cause error, path, hint, text string) error {
 // SaveKey writes a key file that only its owner can read. It never overwrites, and returns when file and folder are on
 // the disk.
 func SaveKey(path string, k Key) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // the caller chose it
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return keyFileError(err, path, "choose another folder: a key is never overwritten", "create")
 	}
@@ -72,7 +72,7 @@ func writeKey(f *os.File, k Key) error {
 }
 
 func syncFolder(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the caller chose it
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func syncFolder(dir string) error {
 
 // LoadKey reads a key file. It refuses links, files that others may read, and files of another owner.
 func LoadKey(a secret.Allocator, path string) (Key, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0) //nolint:gosec // the caller chose it
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return Key{}, keyFileError(err, path, hintFolder, "open")
 	}
@@ -108,7 +108,7 @@ func checkKeyFile(f *os.File) error {
 		return errors.New("not a plain file")
 	case st.Mode().Perm()&0o077 != 0:
 		return errors.New("others may use it: mode " + st.Mode().Perm().String())
-	case !ok || sys.Uid != uint32(os.Geteuid()): //nolint:gosec // a user id
+	case !ok || sys.Uid != uint32(os.Geteuid()): // a user id
 		return errors.New("another user owns it")
 	case st.Size() != int64(keyFileSize):
 		return errors.New("not a key file of version 1")

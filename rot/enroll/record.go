@@ -79,17 +79,21 @@ type recordWire struct {
 }
 
 func (r *Record) wire() recordWire {
-	return recordWire{Version: RecordVersion, Baseboard: boardArray{Part: r.Baseboard.Part, Serial: r.Baseboard.Serial},
+	return recordWire{
+		Version: RecordVersion, Baseboard: boardArray{Part: r.Baseboard.Part, Serial: r.Baseboard.Serial},
 		EKName: r.EKName, EKCertificate: r.EKCertificate, AKPublic: r.AKPublic, AKName: r.AKName, SRKPublic: r.SRKPublic,
 		SRKName: r.SRKName, CounterName: r.CounterName, Counter: r.Counter, Firmware: r.Firmware, ResetCount: r.ResetCount,
-		Manifest: r.Manifest, Replaces: r.Replaces, PCRs: r.PCRs, Kind: r.Kind, Removed: uint64(r.Removed)}
+		Manifest: r.Manifest, Replaces: r.Replaces, PCRs: r.PCRs, Kind: r.Kind, Removed: uint64(r.Removed),
+	}
 }
 
 func (w *recordWire) record() Record {
-	return Record{Baseboard: ident.Baseboard{Part: w.Baseboard.Part, Serial: w.Baseboard.Serial},
-		EKName: w.EKName, EKCertificate: w.EKCertificate, AKPublic: w.AKPublic, AKName: w.AKName, SRKPublic: w.SRKPublic,
+	return Record{
+		Baseboard: ident.Baseboard{Part: w.Baseboard.Part, Serial: w.Baseboard.Serial},
+		EKName:    w.EKName, EKCertificate: w.EKCertificate, AKPublic: w.AKPublic, AKName: w.AKName, SRKPublic: w.SRKPublic,
 		SRKName: w.SRKName, CounterName: w.CounterName, Counter: w.Counter, Firmware: w.Firmware, ResetCount: w.ResetCount,
-		Manifest: w.Manifest, Replaces: w.Replaces, PCRs: w.PCRs, Kind: w.Kind, Removed: ident.Epoch(w.Removed)}
+		Manifest: w.Manifest, Replaces: w.Replaces, PCRs: w.PCRs, Kind: w.Kind, Removed: ident.Epoch(w.Removed),
+	}
 }
 
 // Encode gives the deterministic encoding.

@@ -82,8 +82,10 @@ func (s *Set) Next() *Set {
 }
 
 func (s *Set) wire() setWire {
-	w := setWire{Domain: setDomain, Rack: s.Rack, Generation: s.Generation, MembershipKey: s.MembershipKey,
-		RecoveryKey: s.RecoveryKey, MinClient: s.MinClientGeneration, Signature: s.signature}
+	w := setWire{
+		Domain: setDomain, Rack: s.Rack, Generation: s.Generation, MembershipKey: s.MembershipKey,
+		RecoveryKey: s.RecoveryKey, MinClient: s.MinClientGeneration, Signature: s.signature,
+	}
 	for i := range s.Records {
 		w.Records = append(w.Records, s.Records[i].wire())
 	}
@@ -139,8 +141,10 @@ func DecodeSet(b []byte) (*Set, error) {
 	if len(w.Signature) != ed25519.SignatureSize {
 		return nil, refuse(CodeSignature, hintController, "set: have a signature of %d bytes, want %d", len(w.Signature), ed25519.SignatureSize)
 	}
-	s := &Set{Rack: w.Rack, Generation: w.Generation, MembershipKey: w.MembershipKey, RecoveryKey: w.RecoveryKey,
-		MinClientGeneration: w.MinClient, signature: w.Signature}
+	s := &Set{
+		Rack: w.Rack, Generation: w.Generation, MembershipKey: w.MembershipKey, RecoveryKey: w.RecoveryKey,
+		MinClientGeneration: w.MinClient, signature: w.Signature,
+	}
 	for i := range w.Records {
 		if w.Records[i].Version != RecordVersion {
 			return nil, refuse(CodeFormat, "run a newer release", "record %d: have version %d, want %d", i, w.Records[i].Version, RecordVersion)

@@ -54,9 +54,11 @@ func record(t testing.TB, serial, device string) Record {
 		t.Fatal(err)
 	}
 	ak, srk := area("ak "+device), area("srk "+device)
-	return Record{Baseboard: board(serial), EKName: name(area("ek " + device)), AKPublic: ak, AKName: name(ak), SRKPublic: srk,
+	return Record{
+		Baseboard: board(serial), EKName: name(area("ek " + device)), AKPublic: ak, AKName: name(ak), SRKPublic: srk,
 		SRKName: name(srk), CounterName: counter, Counter: 7, Firmware: &Firmware{Manufacturer: "IBM", Version: 3, Minimum: 2},
-		ResetCount: 5, PCRs: map[int][][32]byte{0: {sha256.Sum256([]byte(device))}}, Kind: KindTPM}
+		ResetCount: 5, PCRs: map[int][][32]byte{0: {sha256.Sum256([]byte(device))}}, Kind: KindTPM,
+	}
 }
 
 // firstSet is a signed set of three sleds p:1 to p:3 with the TPMs a to c.

@@ -21,7 +21,7 @@ func TestContractFake(t *testing.T) {
 
 func TestContractSwtpm(t *testing.T) {
 	t.Parallel()
-	rottest.Run(t, func(tb testing.TB) rottest.Device { return openSwtpm(tb) })
+	rottest.Run(t, func(tb testing.TB) rottest.Device { tb.Helper(); return openSwtpm(tb) })
 }
 
 // swtpmDevice is a swtpm with a counter.
