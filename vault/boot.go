@@ -117,7 +117,7 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 		return err
 	}
 	d.setSet(set)
-	if err := d.openLedger(ctx, set, rec); err != nil || d.getStore() == nil || len(envelopes) == 1 && err == nil {
+	if err := d.openLedger(ctx, set, rec); err != nil || d.getStore() == nil || len(envelopes) == 1 {
 		return err
 	}
 	return d.getStore().saveSet(ctx, set, set.Encode()) // the copies differed

@@ -392,7 +392,7 @@ func (d *Daemon) watchShares(ctx context.Context, done <-chan struct{}) {
 		st, _, changed := d.driver.Status()
 		if c := collecting(st); c != nil {
 			d.boot.wait(fmt.Sprintf("shares of epoch %d: have %d, want %d", c.Epoch, c.Have, c.Want), d.shortage(c))
-		} else if d.boot.current() == StepShares && c == nil {
+		} else if d.boot.current() == StepShares {
 			d.boot.wait("", nil)
 		}
 		select {
