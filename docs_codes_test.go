@@ -314,3 +314,24 @@ func firstDifference(have, want string) string {
 	}
 	return fmt.Sprintf("have %d lines, want %d", len(h), len(w))
 }
+
+// TestCodesNamed: what the other documents call a code is one, and every state has its row.
+func TestCodesNamed(t *testing.T) {
+	t.Parallel()
+	s := readCodes(t)
+	states := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\tState\w+\s+State = "([a-z-]+)"`).FindAllStringSubmatch(read(t, "vault/api/types.go"), -1) {
+		states[m[1]] = true
+		if !strings.Contains(read(t, operations), "\n| `"+m[1]+"` | ") {
+			t.Errorf("%s has no row for the state %s", operations, m[1])
+		}
+	}
+	if len(states) < 6 {
+		t.Fatalf("found %d states", len(states))
+	}
+	for _, m := range regexp.MustCompile("`([a-z]+(?:-[a-z]+)+)`").FindAllStringSubmatch(read(t, "docs/boot-path.md"), -1) {
+		if s.codes[m[1]] == nil && !states[m[1]] {
+			t.Errorf("boot-path.md names %s, which is neither a code nor a state", m[1])
+		}
+	}
+}

@@ -139,7 +139,7 @@ func TestDocumentsIndexed(t *testing.T) {
 // systemFolders are where absolute paths in documents and scripts may lie, and the roots of URLs.
 var systemFolders = []string{
 	"bin", "boot", "dev", "etc", "lib", "media", "mnt", "opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var",
-	"v1", "enroll", "status", "attest",
+	"v1", "enroll", "status", "attest", "absolute",
 }
 
 // TestNoForeignPaths: the tree speaks of no machine that it was written on.
