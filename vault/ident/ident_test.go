@@ -7,8 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sledvault/sledvault/vault/ident"
 	"pgregory.net/rapid"
+
+	"github.com/sledvault/sledvault/vault/ident"
 )
 
 func TestParseBaseboard(t *testing.T) {
@@ -46,8 +47,10 @@ func TestTextForms(t *testing.T) {
 			Board ident.Baseboard
 			Rack  ident.RackID
 		}
-		v := both{ident.Baseboard{Part: field.Draw(t, "part"), Serial: field.Draw(t, "serial")},
-			ident.RackID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "rack"))}
+		v := both{
+			ident.Baseboard{Part: field.Draw(t, "part"), Serial: field.Draw(t, "serial")},
+			ident.RackID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "rack")),
+		}
 		b, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)
