@@ -41,8 +41,22 @@ func (s *Session) ReadPCRs(srk Key, pcrs []int) (map[int][32]byte, error) {
 		return nil, fail("read PCRs", err)
 	}
 	defer func() { _ = closer() }() // a session that stays is flushed at the end
+	return s.steadyPCRs(pcrs, sess)
+}
+
+// QuotedPCRs reads the PCRs that a quote of the same turn covers. Without a session, so the values are only as good as the
+// quote's digest of them: whoever judges the quote compares.
+func (s *Session) QuotedPCRs(pcrs []int) (map[int][32]byte, error) {
+	if _, err := Selection(pcrs); err != nil {
+		return nil, err
+	}
+	return s.steadyPCRs(pcrs)
+}
+
+// steadyPCRs reads until nothing changes in between, so that all values are of one moment.
+func (s *Session) steadyPCRs(pcrs []int, sess ...tpm2.Session) (map[int][32]byte, error) {
 	for range attempts {
-		values, still, err := s.readPCRs(sess, pcrs)
+		values, still, err := s.readPCRs(pcrs, sess...)
 		if err != nil || still {
 			return values, err
 		}
@@ -51,7 +65,7 @@ func (s *Session) ReadPCRs(srk Key, pcrs []int) (map[int][32]byte, error) {
 }
 
 // readPCRs reads all, up to eight at a time, and reports whether the TPM's update counter stood still.
-func (s *Session) readPCRs(sess tpm2.Session, pcrs []int) (values map[int][32]byte, still bool, err error) {
+func (s *Session) readPCRs(pcrs []int, sess ...tpm2.Session) (values map[int][32]byte, still bool, err error) {
 	left := slices.Compact(slices.Sorted(slices.Values(pcrs)))
 	values = make(map[int][32]byte, len(left))
 	still = true
@@ -61,7 +75,7 @@ func (s *Session) readPCRs(sess tpm2.Session, pcrs []int) (values map[int][32]by
 		if err != nil {
 			return nil, false, err
 		}
-		rsp, err := run(s, "read PCRs", tpm2.PCRRead{PCRSelectionIn: sel}, sess)
+		rsp, err := run(s, "read PCRs", tpm2.PCRRead{PCRSelectionIn: sel}, sess...)
 		if err != nil {
 			return nil, false, err
 		}

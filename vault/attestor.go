@@ -31,11 +31,7 @@ func (a *attestor) AKPublic() []byte { return a.record.AKPublic }
 // Quote signs the PCRs over extra and returns their values in ascending order.
 func (a *attestor) Quote(ctx context.Context, extra [32]byte, pcrs []int) (q rot.Quoted, err error) {
 	err = a.tpm.Do(ctx, func(s *tpm.Session) error {
-		srk, err := s.SRK(a.record.SRKName)
-		if err != nil {
-			return err
-		}
-		values, err := s.ReadPCRs(srk, pcrs)
+		values, err := s.QuotedPCRs(pcrs)
 		if err != nil {
 			return err
 		}
