@@ -7,7 +7,10 @@ RACE    := ./vault/... ./rot/... ./sealing/... ./tpm/... ./sp/... ./internal/...
 FUZZ    ?= 5s
 ACTIONS ?= 3000000
 
-.PHONY: build check test race demo bench bench-handshake fuzz-smoke sim leak lint vuln docs tpmsim clean
+# The linter is not built in .ci/run: that takes over a minute. One on PATH is taken there as it is.
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: build check test race demo bench bench-handshake fuzz-smoke sim leak lint fmt vuln docs tpmsim clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -39,8 +42,13 @@ leak: ## timing leakage of the field arithmetic, with a positive control
 tpmsim: ## the TPM suites on the in-process simulator as well (needs gcc and libssl-dev)
 	$(GO) test -tags tpmsim ./tpm/... ./sealing/...
 
-lint: ## golangci-lint and go fix
-	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+lint: ## golangci-lint, what go fix would do, and shellcheck where it is installed
+	$(GO) run $(GOLANGCI) run ./...
+	-$(GO) fix -diff ./...
+	if command -v shellcheck >/dev/null; then shellcheck .ci/*; fi
+
+fmt: ## format as lint wants it
+	$(GO) run $(GOLANGCI) fmt ./...
 
 vuln: ## known vulnerabilities; an unreachable database is said, not hidden
 	.ci/vuln
