@@ -47,7 +47,7 @@ func (d *Daemon) bootUp(ctx context.Context) error {
 	if err := d.awaitMembership(ctx); err != nil {
 		return err
 	}
-	return d.unlockAtBoot(ctx)
+	return d.unlockAndRotate(ctx)
 }
 
 // readIdentity asks the service processor who this sled is (sp-wire.md).

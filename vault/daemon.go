@@ -37,6 +37,7 @@ type Daemon struct {
 	failed  chan error        // a defect or a failed save: the daemon must stop
 
 	disks    *disks
+	rotation *rotation
 	enrolled chan struct{} // signals that a store appeared or the lost reason changed
 	claim    *claiming     // enrolment in progress, enroll.go
 
@@ -73,6 +74,8 @@ type Options struct {
 	Version string
 	Start   time.Time // of the process
 	Log     *slog.Logger
+
+	rotation rotationHooks // tests only
 }
 
 // Run is one life of the daemon. It returns nil when ctx ends.
@@ -92,6 +95,7 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 		return fmt.Errorf("vault: make the TLS key: %w", err)
 	}
 	d.disks = newDisks(d, unlock.New(unlock.Config{}))
+	d.rotation = newRotation(d, o.rotation)
 	d.claim = &claiming{}
 	return d.serve(ctx)
 }

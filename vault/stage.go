@@ -22,6 +22,7 @@ const (
 	StepQuorum   = "quorum"   // wait for a committed configuration
 	StepShares   = "shares"   // collect a threshold of shares
 	StepDisks    = "disks"    // derive the keys and open the disks
+	StepRotate   = "rotate"   // move the disks to the newest key; they are open meanwhile
 	StepDone     = "done"
 )
 

@@ -73,6 +73,9 @@ func quorumOf(st quorum.Status) *api.Quorum {
 		Configs: st.Configs, Shares: st.Shares, Commits: st.Commits,
 		Certificates: st.Certificates, Expunged: (*api.Expunged)(st.Expunged), Collecting: collecting(st),
 	}
+	if q.Collecting == nil { // a rotation holds nobody up
+		q.Collecting = collectingFor("agreement", st.Agreement)
+	}
 	for _, p := range st.Peers {
 		q.ConnectedPeers = append(q.ConnectedPeers, p.ID)
 	}
@@ -88,25 +91,26 @@ func quorumOf(st quorum.Status) *api.Quorum {
 	return q
 }
 
-// collecting says for which shares a node waits; nil if for none.
+// collecting says for which shares a node waits that it cannot do without; nil if for none.
 func collecting(st quorum.Status) *api.Collecting {
-	for _, c := range []struct {
-		purpose string
-		from    *quorum.CollectionStatus
-	}{{"own share", st.KeyShare}, {"rack secret", st.Loader.Collecting}} {
-		if c.from == nil {
-			continue
-		}
-		out := &api.Collecting{Purpose: c.purpose, Epoch: c.from.Epoch, Have: c.from.Have, Want: c.from.Want}
-		for _, m := range c.from.MissingConnected {
-			out.Missing = append(out.Missing, api.Missing{Sled: m, Connected: true})
-		}
-		for _, m := range c.from.MissingDisconnected {
-			out.Missing = append(out.Missing, api.Missing{Sled: m})
-		}
-		return out
+	if c := collectingFor("own share", st.KeyShare); c != nil {
+		return c
 	}
-	return nil
+	return collectingFor("rack secret", st.Loader.Collecting)
+}
+
+func collectingFor(purpose string, from *quorum.CollectionStatus) *api.Collecting {
+	if from == nil {
+		return nil
+	}
+	out := &api.Collecting{Purpose: purpose, Epoch: from.Epoch, Have: from.Have, Want: from.Want}
+	for _, m := range from.MissingConnected {
+		out.Missing = append(out.Missing, api.Missing{Sled: m, Connected: true})
+	}
+	for _, m := range from.MissingDisconnected {
+		out.Missing = append(out.Missing, api.Missing{Sled: m})
+	}
+	return out
 }
 
 func alarmsOf(st quorum.Status) []api.Alarm {

@@ -62,6 +62,11 @@ func (s *disks) list() []api.Disk {
 				v.State = "unformatted"
 			}
 		}
+		if st != nil {
+			if rec, ok := st.disk(c.ID); ok {
+				v.Rotation = s.d.rotation.text(rec, v.State)
+			}
+		}
 		out = append(out, v)
 	}
 	return out
@@ -119,6 +124,7 @@ func (s *disks) open(ctx context.Context) error {
 		return err
 	}
 	defer s.end()
+	defer s.d.rotation.nudge()
 	st := s.d.getStore()
 	if st == nil {
 		return s.d.notStarted()
@@ -355,13 +361,12 @@ func (d *Daemon) unlockAtBoot(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if err == nil {
-			d.boot.begin(StepDone)
 			if err := d.getStore().refresh(ctx); err != nil { // what extended the PCRs since the start is approved too
 				d.reasons.CountError("approvals-not-refreshed", "", err)
 			}
 			d.log.Info("unlocked", "ms", d.boot.snapshot().MSToUnlocked)
 			Notify("STATUS=unlocked")
-			return nil
+			return d.rotateAtBoot(ctx)
 		}
 		d.reasons.CountError(api.CodeInternal, "", err)
 		d.log.Error("unlock", "err", err, "hint", reason.HintOf(err))
@@ -415,7 +420,7 @@ func (d *Daemon) shortage(c *api.Collecting) error {
 
 // diskRecord and recordOf turn a back end's record into the ledger's form and back.
 func diskRecord(c DiskConfig, r unlock.Record) wire.DiskRecord {
-	out := wire.DiskRecord{ID: c.ID, Backend: c.Backend, Vendor: c.Vendor, Model: c.Model, Serial: c.Serial, Epoch: r.Epoch, KeySlot: r.KeySlot, State: "formatted"}
+	out := wire.DiskRecord{ID: c.ID, Backend: c.Backend, Vendor: c.Vendor, Model: c.Model, Serial: c.Serial, Epoch: r.Epoch, KeySlot: r.KeySlot, State: recordFormatted}
 	for _, p := range r.Pins {
 		out.HeaderPins = append(out.HeaderPins, wire.Pin(p))
 	}

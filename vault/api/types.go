@@ -90,7 +90,7 @@ type Expunged struct {
 
 // Collecting says how far a collection of shares has come and who is missing.
 type Collecting struct {
-	Purpose string      `json:"purpose"` // "rack secret" or "own share"
+	Purpose string      `json:"purpose"` // "rack secret", "own share" or "agreement" (of one more than the threshold)
 	Epoch   ident.Epoch `json:"epoch"`
 	Have    int         `json:"have"`
 	Want    int         `json:"want"`
@@ -141,8 +141,10 @@ type Disk struct {
 	Proof   string      `json:"proof"` // how "unlocked" was shown: "mapped" or "test-passphrase"
 	Epoch   ident.Epoch `json:"epoch"` // of the key it opens with; 0 = unformatted
 	Mapping string      `json:"mapping"`
-	MS      float64     `json:"ms"` // what the last attempt took
-	Error   *Error      `json:"error"`
+	// Rotation is how far the disk has come on its way to the newest epoch, e.g. "to epoch 2: waits for SLED"; "" if it is there.
+	Rotation string  `json:"rotation"`
+	MS       float64 `json:"ms"` // what the last attempt took
+	Error    *Error  `json:"error"`
 }
 
 // Error is a refusal as it crosses the API.
