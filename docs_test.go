@@ -182,8 +182,21 @@ func TestReadme(t *testing.T) {
 		t.Errorf("README.md: no line %q", demo)
 	}
 	gate := read(t, ".ci/run")
-	if !strings.Contains(gate, `README.md | head -n 1)`) || !strings.Contains(gate, "sledvault demo") {
-		t.Error(".ci/run no longer runs the commands of README.md")
+	for _, run := range []string{"README.md | head -n 1)", "/sledvault\" demo", "CGO_ENABLED=0 go build -trimpath"} {
+		if !strings.Contains(gate, run) {
+			t.Errorf(".ci/run no longer contains %q and so does not run the commands of README.md", run)
+		}
+	}
+	for _, block := range regexp.MustCompile("(?ms)^ *```\n(.*?)^ *```$").FindAllStringSubmatch(readme, -1) {
+		for line := range strings.Lines(block[1]) {
+			switch line = strings.TrimSpace(line); {
+			case line == check, line == demo, line == "CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...": // run by .ci/run, the demo in its built form
+			case strings.HasPrefix(line, "sledvault "): // checked against the command line: cmd/sledvault/docs_test.go
+			case strings.ContainsAny(line, "─│▼"): // the picture
+			default:
+				t.Errorf("README.md: nothing runs or checks %q", line)
+			}
+		}
 	}
 }
 
