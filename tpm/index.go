@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -63,10 +64,8 @@ func checkAuth(auth []byte) error {
 	if len(auth) == 0 || len(auth) > 32 {
 		return usage("auth value of %d bytes, want 1 to 32", len(auth))
 	}
-	for _, b := range auth {
-		if b == 0 {
-			return usage("auth value holds a zero byte")
-		}
+	if slices.Contains(auth, 0) {
+		return usage("auth value holds a zero byte")
 	}
 	return nil
 }

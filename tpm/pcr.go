@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
@@ -87,9 +88,7 @@ func (s *Session) readPCRs(pcrs []int, sess ...tpm2.Session) (values map[int][32
 		if err != nil {
 			return nil, false, err
 		}
-		for p, v := range got {
-			values[p] = v
-		}
+		maps.Copy(values, got)
 		left = slices.DeleteFunc(left, func(p int) bool { _, ok := got[p]; return ok })
 	}
 	return values, still, nil
