@@ -10,6 +10,7 @@ package simsp
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -185,10 +186,8 @@ func (s *SP) encode(r frame.Reply) []byte {
 // answer is the firmware's command table (sp-wire.md §4). ok is false for requests that are never answered.
 func (s *SP) answer(req frame.Request) (r frame.Reply, ok bool) {
 	r = frame.Reply{Version: frame.Version, Seq: req.Seq | frame.ReplyBit}
-	for _, c := range s.cfg.Faults.Unknown {
-		if c == req.Command {
-			return failure(frame.BadDeserialize), true
-		}
+	if slices.Contains(s.cfg.Faults.Unknown, req.Command) {
+		return failure(frame.BadDeserialize), true
 	}
 	switch req.Command {
 	case frame.Unused:
