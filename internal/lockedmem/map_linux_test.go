@@ -25,7 +25,7 @@ func flags(t *testing.T, b []byte) map[string]bool {
 		}
 		if rest, ok := strings.CutPrefix(line, "VmFlags:"); ok && inside {
 			out := map[string]bool{}
-			for _, f := range strings.Fields(rest) {
+			for f := range strings.FieldsSeq(rest) {
 				out[f] = true
 			}
 			return out
