@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,12 +67,17 @@ func (a *app) writeNewRack(dir, fp string, recovery []byte) error {
 		"\n\nWrite the recovery key down and keep it away from the rack. Put the fingerprint into [claim] of every\n"+
 			"sled's configuration, add the sleds to the rack file, then: sledvault rack enroll --rack "+file+"\n"
 	if a.json {
-		head, tail = fmt.Sprintf(`{"dir":%q,"rackfile":%q,"fingerprint":%q,"recovery_key":"`, dir, file, fp), "\"}\n"
+		head, tail = fmt.Sprintf(`{"dir":%s,"rackfile":%s,"fingerprint":%s,"recovery_key":"`, quoted(dir), quoted(file), quoted(fp)), "\"}\n"
 	}
 	_, err := io.WriteString(a.out, head)
 	_, err2 := a.out.Write(recovery)
 	_, err3 := io.WriteString(a.out, tail)
 	return errors.Join(err, err2, err3)
+}
+
+func quoted(s string) []byte {
+	b, _ := json.Marshal(s) // a string always encodes
+	return b
 }
 
 // withRack runs f on an open controller, with progress on stderr.

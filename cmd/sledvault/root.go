@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,6 +39,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 		if _, done := err.(reported); done { //nolint:errorlint // our own marker, never wrapped
 			return cli.Failed
 		}
+		if a.json || slices.Contains(args, "--json") { // also when the arguments could not be read as far as that
+			return cli.FailJSON(errw, err)
+		}
 		return cli.Fail(errw, "sledvault", err)
 	}
 	return cli.Done
@@ -50,9 +55,15 @@ func (reported) Error() string { return "failed" }
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "sledvault", Short: "keep a rack's disks locked until enough of its sleds are together", Version: version,
+		Long: "Sledvault keeps the disks of a rack's servers (sleds) locked until enough of them are together and have proved\n" +
+			"themselves to each other. This is its command line: for the sled it runs on, and for the rack's operator.\n\n" +
+			"Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not yet: try\n" +
+			"again. With --json results and errors are JSON.",
+		Example:       "  sledvault demo\n  sledvault status\n  sledvault unlock --wait",
 		SilenceErrors: true, SilenceUsage: true, Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	root.CompletionOptions.HiddenDefaultCmd = true // packaging/completions has them
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print one JSON value instead of text")
 	root.PersistentFlags().StringVar(&a.socket, "socket", defaultSocket, "unix socket of the local sledvaultd")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.UsageError("%s", err) })
@@ -63,9 +74,15 @@ func (a *app) root() *cobra.Command {
 
 // group is a command that only holds others.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
-		_ = c.Help()
-		return cli.UsageError("%s needs a command", c.CommandPath())
+	var names, examples []string
+	for _, c := range sub {
+		names = append(names, c.Name())
+		first, _, _ := strings.Cut(c.Example, "\n")
+		examples = append(examples, first)
+	}
+	slices.Sort(names)
+	c := &cobra.Command{Use: use, Short: short, Args: noArgs, Example: strings.Join(examples, "\n"), RunE: func(c *cobra.Command, _ []string) error {
+		return cli.UsageError("%s needs a command: %s", c.CommandPath(), strings.Join(names, ", "))
 	}}
 	c.AddCommand(sub...)
 	return c

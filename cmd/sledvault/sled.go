@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -134,6 +135,10 @@ func writeReasons(w io.Writer, rs []reason.Entry) {
 }
 
 func writeDisks(w io.Writer, disks []api.Disk) {
+	if len(disks) == 0 {
+		_, _ = fmt.Fprintln(w, "no disks are configured")
+		return
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(t, "disk\tback end\tpath\tstate")
 	for _, d := range disks {
@@ -203,6 +208,12 @@ func (a *app) keyCommand() *cobra.Command {
 	}
 }
 
+// Limits of unlock. The daemon keeps to the first; the second is for opening the disks once there is a key.
+const (
+	maxUnlockWait = 24 * time.Hour
+	openTimeout   = 5 * time.Minute
+)
+
 func (a *app) unlockCommand() *cobra.Command {
 	var wait bool
 	var timeout time.Duration
@@ -212,10 +223,17 @@ func (a *app) unlockCommand() *cobra.Command {
 			"or with --wait when the timeout has passed. Exit code 3 means: not yet, try again.",
 		Example: "  sledvault unlock\n  sledvault unlock --wait --timeout 5m",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if !wait {
+			switch {
+			case !wait && c.Flags().Changed("timeout"):
+				return cli.UsageError("--timeout means nothing without --wait")
+			case timeout <= 0 || timeout > maxUnlockWait:
+				return cli.UsageError("--timeout: have %s, want more than 0 and at most %s", timeout, maxUnlockWait)
+			case !wait:
 				timeout = 0
 			}
-			disks, err := a.sled().Unlock(c.Context(), timeout)
+			ctx, cancel := context.WithTimeout(c.Context(), timeout+openTimeout)
+			defer cancel()
+			disks, err := a.sled().Unlock(ctx, timeout)
 			if err != nil {
 				return err
 			}

@@ -1,7 +1,8 @@
 // Package cli holds what the command lines share: exit codes, the form of errors, JSON output.
 //
 // Results go to stdout, everything else to stderr. Errors are "PROGRAM: error: TEXT" and, where there is a next step,
-// "PROGRAM: hint: STEP": lower case, no full stop.
+// "PROGRAM: hint: STEP": lower case, no full stop. With --json an error is one JSON object on stderr instead, in the form
+// that the APIs use (local-api.md §3).
 package cli
 
 import (
@@ -49,6 +50,24 @@ func Fail(w io.Writer, program string, err error) int {
 	if hint := reason.HintOf(err); hint != "" {
 		_, _ = fmt.Fprintf(w, "%s: hint: %s\n", program, hint)
 	}
+	return ExitCode(err)
+}
+
+// errorJSON is the form of an error that crosses the APIs.
+type errorJSON struct {
+	Code  reason.Code `json:"code"`
+	Text  string      `json:"error"`
+	Hint  string      `json:"hint,omitempty"`
+	Retry bool        `json:"retry"`
+}
+
+// FailJSON prints an error as one JSON object and returns its exit code.
+func FailJSON(w io.Writer, err error) int {
+	e := errorJSON{Code: reason.CodeOf(err), Text: err.Error(), Hint: reason.HintOf(err), Retry: reason.RemedyOf(err) == reason.Retry}
+	if e.Code == "" {
+		e.Code = "internal"
+	}
+	_ = JSON(w, e)
 	return ExitCode(err)
 }
 

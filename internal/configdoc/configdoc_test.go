@@ -129,7 +129,7 @@ func TestManPage(t *testing.T) {
 	t.Parallel()
 	page := strings.ReplaceAll(configdoc.ManPage(), `\`, "")
 	for _, tab := range configdoc.Tables() {
-		if !strings.Contains(page, "## "+tab.Head()+"\n") {
+		if !strings.Contains(page, "### "+tab.Head()+"\n") {
 			t.Errorf("%s is missing", tab.Head())
 		}
 		for _, k := range tab.Keys {

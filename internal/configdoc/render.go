@@ -61,7 +61,7 @@ func ManPage() string {
 	var b strings.Builder
 	b.WriteString(manHead)
 	for _, t := range Tables() {
-		fmt.Fprintf(&b, "## %s\n\n%s\n\n", escape(t.Head()), escape(t.Text))
+		fmt.Fprintf(&b, "### %s\n\n%s\n\n", escape(t.Head()), escape(t.Text))
 		for _, k := range t.Keys {
 			fmt.Fprintf(&b, "**%s**\n: %s", escape(k.Name), escape(k.Text))
 			switch {
@@ -101,8 +101,8 @@ state with the TPM, proves the sled to the other sleds of the rack, and has them
 there it rebuilds the rack secret in locked memory, derives one key for each disk, and opens the disks. Then it drops the
 secret and stays up, to answer the other sleds and to take part in changes of membership.
 
-It tells the service manager that it is ready as soon as its local API answers; **sledvault status** says how far the boot
-is. **sledvault unlock --wait** returns when the disks are open.
+It tells the service manager that it is ready as soon as its local API answers; **sledvault-status**(1) says how far the boot
+is. **sledvault-unlock**(1) with **--wait** returns when the disks are open.
 
 # OPTIONS
 
@@ -117,8 +117,8 @@ is. **sledvault unlock --wait** returns when the disks are open.
 
 # EXIT STATUS
 
-0 when ended by a signal, 1 when it failed, 2 when the command line or the configuration cannot be used. A daemon that
-cannot save its state exits at once: nothing leaves the sled that is not on both media.
+0 when ended by a signal, 1 when it failed or its configuration cannot be used, 2 when the command line cannot be used. A
+daemon that cannot save its state exits at once: nothing leaves the sled that is not on both media.
 
 # CONFIGURATION
 

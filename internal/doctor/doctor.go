@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -68,8 +69,33 @@ func Examine() []Finding {
 	}
 	out = append(out, device("device-mapper", "/dev/mapper/control", ForDisks, "modprobe dm-crypt"),
 		device("TPM", "/dev/tpmrm0", ForSled, "enable the TPM in the firmware; let the daemon's user open /dev/tpmrm0 (group tss)"),
-		memlock())
+		serialLine(), memlock())
 	return out
+}
+
+// serialLine looks for any serial device that this user can open: which one leads to the service processor is in the
+// daemon's configuration.
+func serialLine() Finding {
+	f := Finding{Name: "serial line", For: ForSled}
+	var last error
+	for _, pattern := range []string{"/dev/ttyS*", "/dev/ttyUSB*", "/dev/ttyACM*", "/dev/ttyAMA*"} {
+		names, _ := filepath.Glob(pattern) // the patterns are good
+		for _, name := range names {
+			fd, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+			if err != nil {
+				last = err
+				continue
+			}
+			_ = fd.Close()
+			f.OK, f.Found = true, name
+			return f
+		}
+	}
+	f.Found, f.Remedy = "absent", "connect the service processor's line; let the daemon's user open it (group dialout)"
+	if last != nil {
+		f.Found = last.Error()
+	}
+	return f
 }
 
 func device(name, path string, need Need, remedy string) Finding {
@@ -87,16 +113,20 @@ func device(name, path string, need Need, remedy string) Finding {
 // memlockWanted is enough for all the pages of secrets that a daemon uses.
 const memlockWanted = 1 << 20
 
+const memlockRemedy = "ulimit -l 1024, or LimitMEMLOCK=infinity in the unit"
+
 func memlock() Finding {
 	f := Finding{Name: "lockable memory", For: ForHardened}
 	var rl unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &rl); err != nil {
-		f.Found = err.Error()
+		f.Found, f.Remedy = err.Error(), memlockRemedy
 		return f
 	}
-	f.Found = fmt.Sprintf("%d bytes", rl.Cur)
+	if f.Found = fmt.Sprintf("%d bytes", rl.Cur); rl.Cur == unix.RLIM_INFINITY {
+		f.Found = "unlimited"
+	}
 	if f.OK = rl.Cur >= memlockWanted; !f.OK {
-		f.Remedy = "ulimit -l 1024, or LimitMEMLOCK=infinity in the unit"
+		f.Remedy = memlockRemedy
 	}
 	return f
 }
@@ -110,8 +140,10 @@ func Lacking(fs []Finding, need Need) []Finding {
 const CodeLacking reason.Code = "doctor-lacking"
 
 // Check returns an error that names what the need lacks, with the command that mends it.
-func Check(need Need) error {
-	lack := Lacking(Examine(), need)
+func Check(need Need) error { return lacks(Examine(), need) }
+
+func lacks(fs []Finding, need Need) error {
+	lack := Lacking(fs, need)
 	if len(lack) == 0 {
 		return nil
 	}
@@ -128,7 +160,21 @@ func Install(ctx context.Context, w io.Writer) error {
 	if len(lack) == 0 {
 		return nil
 	}
-	if os.Geteuid() != 0 {
+	if err := install(ctx, w, lack, os.Geteuid(), aptGet); err != nil {
+		return err
+	}
+	return Check(ForDemo)
+}
+
+// aptGet runs apt-get and returns what it printed.
+func aptGet(ctx context.Context, args []string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "apt-get", args...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	return cmd.CombinedOutput()
+}
+
+func install(ctx context.Context, w io.Writer, lack []Finding, uid int, run func(context.Context, []string) ([]byte, error)) error {
+	if uid != 0 {
 		return reason.New(CodeLacking, "run the command once as root: go run ./cmd/sledvault doctor --install",
 			"doctor: installing packages needs root")
 	}
@@ -138,12 +184,10 @@ func Install(ctx context.Context, w io.Writer) error {
 	}
 	for _, a := range [][]string{{"update"}, args} {
 		_, _ = fmt.Fprintln(w, "apt-get", strings.Join(a, " "))
-		cmd := exec.CommandContext(ctx, "apt-get", a...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		if out, err := cmd.CombinedOutput(); err != nil {
+		if out, err := run(ctx, a); err != nil {
 			return reason.Wrap(err, CodeLacking, "run the command by hand and look at its output",
 				"doctor: apt-get %s: %.500s", a[0], strings.TrimSpace(string(out)))
 		}
 	}
-	return Check(ForDemo)
+	return nil
 }
