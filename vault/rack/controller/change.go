@@ -32,6 +32,9 @@ func (c *Controller) Init(ctx context.Context) (*rack.Change, error) {
 		return nil, err
 	}
 	defer func() { _ = j.Close() }()
+	if ch := st.Change; ch != nil && ch.Kind != "" {
+		return ch, reason.New(rack.CodeInitialised, "see sledvault rack status", "rack: initialised already; epoch %d is committed", st.LastCommitted())
+	}
 	if st.Change == nil || st.Change.Phase == rack.Aborted {
 		if err := c.begin(ctx, j, &st); err != nil {
 			return nil, err

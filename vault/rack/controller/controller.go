@@ -61,6 +61,8 @@ type Controller struct {
 	cert tls.Certificate
 	tell func(Event)
 
+	onSave func(rack.State) error // see OnSave
+
 	mu      sync.Mutex
 	waiting map[ident.Baseboard]string // last reason told per sled, so that each is told once
 }

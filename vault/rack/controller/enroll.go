@@ -12,21 +12,26 @@ import (
 	"github.com/sledvault/sledvault/tpm"
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/api/client"
-	"github.com/sledvault/sledvault/vault/rack/journal"
+	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
 // Enrolled says what became of one sled.
 type Enrolled struct {
 	Sled  string     `json:"sled"`
-	State string     `json:"state"` // "enrolled" now, "unchanged", or "waiting"
+	State string     `json:"state"` // one of the outcomes below
 	Error *api.Error `json:"error"`
+
+	board ident.Baseboard
+	found api.State // what the sled said of itself before
 }
 
 // The outcomes of an enrolment.
 const (
 	NewlyEnrolled = "enrolled"
 	Unchanged     = "unchanged"
+	Restored      = "restored"  // it lost its seal, and is a member again
+	LostSeal      = "lost-seal" // it waits for the operator to ask for it by name
 	Waiting       = "waiting"
 )
 
@@ -37,24 +42,21 @@ type candidate struct {
 	record  enroll.Record
 }
 
-// Enroll enrolls every sled of the rack file that has no working record: unclaimed sleds, and sleds that lost their
-// seal. The new set goes to all sleds. Sleds that cannot be reached are reported and left for the next run; the error
-// then asks to try again (enrolment.md §5).
+// Enroll enrolls every sled of the rack file that is unclaimed. The new set goes to all sleds. Sleds that cannot be
+// reached are reported and left for the next run; the error then asks to try again (enrolment.md §5). Sleds that lost
+// their seal are reported, too: see [Controller.EnrollWith].
 func (c *Controller) Enroll(ctx context.Context) ([]Enrolled, error) {
-	j, _, err := journal.Open(c.file.dir) // two controllers would sign two sets of one generation
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = j.Close() }()
-	if err := c.loadSet(); err != nil { // the other controller may have made one meanwhile
-		return nil, err
-	}
-	out := make([]Enrolled, len(c.file.Sleds))
-	cands := make([]*candidate, len(c.file.Sleds))
-	c.each(func(i int, s Sled) error {
-		out[i] = Enrolled{Sled: s.Label(), State: Waiting}
-		cand, err := c.examine(ctx, s)
-		cands[i] = cand
+	return c.EnrollWith(ctx, EnrollOptions{})
+}
+
+// enroll brings the given sleds into the set, and the set to them.
+func (c *Controller) enroll(ctx context.Context, sleds []Sled, o again) ([]Enrolled, error) {
+	out := make([]Enrolled, len(sleds))
+	cands := make([]*candidate, len(sleds))
+	c.each(sleds, func(i int, s Sled) error {
+		out[i] = Enrolled{Sled: s.Label(), State: Waiting, board: s.Baseboard()}
+		cand, state, err := c.examine(ctx, s, o)
+		cands[i], out[i].found = cand, state
 		if cand == nil && err == nil {
 			out[i].State = Unchanged
 		}
@@ -71,7 +73,7 @@ func (c *Controller) Enroll(ctx context.Context) ([]Enrolled, error) {
 		return out, err
 	}
 	envelope := c.set.Encode()
-	c.each(func(i int, s Sled) error {
+	c.each(sleds, func(i int, s Sled) error {
 		switch {
 		case cands[i] != nil:
 			if _, err := cands[i].session.EnrollSet(ctx, envelope); err != nil {
@@ -89,14 +91,19 @@ func (c *Controller) Enroll(ctx context.Context) ([]Enrolled, error) {
 }
 
 // each runs f for every sled at the same time and records its error.
-func (c *Controller) each(f func(int, Sled) error, out []Enrolled) {
+func (c *Controller) each(sleds []Sled, f func(int, Sled) error, out []Enrolled) {
 	var wg sync.WaitGroup
-	for i, s := range c.file.Sleds {
+	for i, s := range sleds {
 		wg.Go(func() {
-			if err := f(i, s); err != nil {
-				out[i].State, out[i].Error = Waiting, api.ErrorOf(err)
-				c.say(s.Baseboard(), "%v", err)
+			err := f(i, s)
+			if err == nil {
+				return
 			}
+			out[i].State, out[i].Error = Waiting, api.ErrorOf(err)
+			if reason.CodeOf(err) == CodeLostSeal {
+				out[i].State = LostSeal
+			}
+			c.say(s.Baseboard(), "%v", err)
 		})
 	}
 	wg.Wait()
@@ -148,10 +155,10 @@ func (c *Controller) extend(cands []*candidate) error {
 }
 
 // examine finds out whether a sled must be enrolled. A sled that must returns as a candidate whose TPM has proved itself.
-func (c *Controller) examine(ctx context.Context, s Sled) (cand *candidate, err error) {
+func (c *Controller) examine(ctx context.Context, s Sled, o again) (cand *candidate, state api.State, err error) {
 	ses, err := client.Open(ctx, s.Underlay, c.cert)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer func() {
 		if cand == nil {
@@ -160,23 +167,29 @@ func (c *Controller) examine(ctx context.Context, s Sled) (cand *candidate, err 
 	}()
 	st, err := ses.Status(ctx)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if st.Baseboard != nil && *st.Baseboard != s.Baseboard() {
-		return nil, reason.New(CodeImposter, "correct the sled's address or baseboard in the rack file", "rack: sled %s answers at %s, want %s", *st.Baseboard, s.Underlay, s.Baseboard())
+		return nil, st.State, reason.New(CodeImposter, "correct the sled's address or baseboard in the rack file", "rack: sled %s answers at %s, want %s", *st.Baseboard, s.Underlay, s.Baseboard())
 	}
 	switch st.State {
-	case api.StateUnclaimed, api.StateLostSeal:
-		rec, err := c.activate(ctx, ses, s)
-		if err != nil {
-			return nil, err
+	case api.StateLostSeal, api.StateUnclaimed:
+		if err := o.allows(s, st); err != nil {
+			return nil, st.State, err
 		}
-		return &candidate{s, ses, rec}, nil
 	case api.StateStarting:
-		return nil, reason.Later("rack-sled-starting", "wait for its boot; see its status", "rack: sled %s is still starting (step %s)", s.Label(), st.Boot.Step)
+		return nil, st.State, reason.Later("rack-sled-starting", "wait for its boot; see its status", "rack: sled %s is still starting (step %s)", s.Label(), st.Boot.Step)
 	case api.StateClaimed, api.StateMember, api.StateExpunged:
+		return nil, st.State, nil
 	}
-	return nil, nil
+	rec, err := c.activate(ctx, ses, s)
+	if err == nil {
+		err = c.samePolicy(&rec, o)
+	}
+	if err != nil {
+		return nil, st.State, err
+	}
+	return &candidate{s, ses, rec}, st.State, nil
 }
 
 // activate runs the claim's first two steps and checks every proof in them. What it returns may enter the set.

@@ -1,0 +1,487 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/rack"
+	"github.com/sledvault/sledvault/vault/rack/journal"
+	"github.com/sledvault/sledvault/vault/reason"
+)
+
+// Add makes sleds of the rack file members, enrolling them first where needed. It returns when every member has
+// acknowledged the commit, or with the reason why it cannot go on before ctx ends. It may be run again at any point, as
+// may [Controller.Remove] and [Controller.Rotate].
+func (c *Controller) Add(ctx context.Context, names ...string) (*rack.Change, error) {
+	boards, err := c.find(names)
+	if err != nil {
+		return nil, err
+	}
+	return c.change(ctx, rack.Add, boards)
+}
+
+// Remove takes members out. What they hold opens nothing from the next epoch on; they learn of it by proof from the
+// members, now or when they next start.
+func (c *Controller) Remove(ctx context.Context, names ...string) (*rack.Change, error) {
+	var boards []ident.Baseboard
+	for _, n := range names {
+		b, err := c.findRecord(n)
+		if err != nil {
+			return nil, err
+		}
+		boards = append(boards, b)
+	}
+	return c.change(ctx, rack.Remove, boards)
+}
+
+// Rotate gives the same members a new secret.
+func (c *Controller) Rotate(ctx context.Context) (*rack.Change, error) {
+	return c.change(ctx, rack.Rotate, nil)
+}
+
+// Abort gives up the change under way. Once it is decided that is refused: some sled may act on it already.
+func (c *Controller) Abort() (*rack.Change, error) {
+	r, err := c.openRun()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	if r.st.Change == nil {
+		return nil, reason.New(rack.CodeNoChange, "nothing to do", "rack: no change is under way")
+	}
+	if err := r.st.Change.Abort(); err != nil {
+		return r.st.Change, err
+	}
+	return r.st.Change, r.save()
+}
+
+// OnSave has f called after each save of the journal, with what was saved. An error of f ends the command there; what it
+// has begun is finished by the next one.
+func (c *Controller) OnSave(f func(rack.State) error) { c.onSave = f }
+
+// findRecord resolves a name also when the sled's table is gone from the rack file.
+func (c *Controller) findRecord(name string) (ident.Baseboard, error) {
+	if found, err := c.find([]string{name}); err == nil {
+		return found[0], nil
+	}
+	for i := range c.set.Records {
+		if b := c.set.Records[i].Baseboard; b.String() == name {
+			return b, nil
+		}
+	}
+	return ident.Baseboard{}, c.unknownSled(name)
+}
+
+// change runs one membership change to its end: whatever part of it was done before is not done again.
+func (c *Controller) change(ctx context.Context, kind rack.Kind, boards []ident.Baseboard) (*rack.Change, error) {
+	r, err := c.openRun()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	if kind == rack.Add {
+		if err := r.enrollNew(ctx, boards); err != nil {
+			return nil, err
+		}
+	}
+	for {
+		ch, err := r.steps(ctx, kind, boards)
+		if !errors.Is(err, errAgain) {
+			return ch, err
+		}
+	}
+}
+
+// steps takes a change from where it is to its end. errAgain says that the state changed under it: take another look.
+func (r *run) steps(ctx context.Context, kind rack.Kind, boards []ident.Baseboard) (*rack.Change, error) {
+	if err := r.recover(ctx, boards); err != nil {
+		return nil, err
+	}
+	resumed, err := r.resume(ctx, kind, boards)
+	if err != nil {
+		return nil, err
+	}
+	if !resumed {
+		p, err := r.plan(kind, boards)
+		if err != nil {
+			return nil, err
+		}
+		if p == nil { // done by an earlier run
+			ch := r.st.Committed()
+			return ch, r.finish(ctx, boards)
+		}
+		if err := r.begin(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	if r.st.Change.Phase == rack.Preparing {
+		if err := r.prepare(ctx); err != nil {
+			return r.st.Change, r.c.gaveUp(ctx, r.st.Change, err)
+		}
+	}
+	ch := r.st.Change
+	if err := r.commit(ctx, func() bool { return ch.Phase == rack.Done && ch.Marks() }); err != nil {
+		return ch, r.c.gaveUp(ctx, ch, err)
+	}
+	return ch, nil
+}
+
+// recover fills an empty journal from what the sleds hold. All of them must answer but those that are to be removed: one
+// that is silent may know of a later epoch.
+func (r *run) recover(ctx context.Context, except []ident.Baseboard) error {
+	if r.st.Change != nil {
+		return nil
+	}
+	var all []ident.Baseboard
+	for _, s := range r.c.file.Sleds {
+		if rec, ok := r.c.set.Find(s.Baseboard()); ok && rec.Live() && !slices.Contains(except, s.Baseboard()) {
+			all = append(all, s.Baseboard())
+		}
+	}
+	if err := r.survey(ctx, all, func(reached []ident.Baseboard) bool { return len(reached) == len(all) }); err != nil {
+		return err
+	}
+	if r.st.Committed() == nil {
+		return reason.New(rack.CodeUninitialised, "initialise the rack: sledvault rack init", "rack: nothing is committed yet")
+	}
+	r.c.note("epoch %d is committed; the journal takes it over", r.st.LastCommitted())
+	return r.save()
+}
+
+// resume reports whether the change under way is the one that is asked for. A decided change of another kind is finished
+// as far as it must be before the next one can begin.
+func (r *run) resume(ctx context.Context, kind rack.Kind, boards []ident.Baseboard) (bool, error) {
+	ch := r.st.Change
+	asked := ch.Kind == kind && (kind == rack.Rotate || r.covers(ch, kind, boards))
+	switch {
+	case ch.Phase == rack.Preparing && !asked:
+		return false, reason.New(rack.CodeBusy, "finish it: "+r.command(ch)+", or give it up: sledvault rack abort",
+			"rack: epoch %d is being prepared: %s", ch.Epoch, kindText(ch))
+	case ch.Phase == rack.Preparing:
+		r.c.note("epoch %d: going on with %s", ch.Epoch, kindText(ch))
+		return true, nil
+	case ch.Phase == rack.Decided && asked:
+		r.c.note("epoch %d: going on with the commit", ch.Epoch)
+		return true, nil
+	case ch.Phase == rack.Decided && !ch.Settled():
+		return false, r.commit(ctx, ch.Settled)
+	case ch.Phase == rack.Done && !ch.Marks():
+		return false, r.markNow(ctx, ch)
+	}
+	return false, nil
+}
+
+// covers reports whether the change under way adds or removes exactly the given sleds.
+func (r *run) covers(ch *rack.Change, kind rack.Kind, boards []ident.Baseboard) bool {
+	base := r.st.Base
+	switch {
+	case kind == rack.Remove:
+		return same(ch.Removed, boards)
+	case base == nil || base == ch: // decided: the one before is not remembered
+		return !slices.ContainsFunc(boards, func(b ident.Baseboard) bool { return !slices.Contains(ch.Members, b) })
+	}
+	var added []ident.Baseboard
+	for _, m := range ch.Members {
+		if !slices.Contains(base.Members, m) {
+			added = append(added, m)
+		}
+	}
+	return same(added, boards)
+}
+
+func same(a, b []ident.Baseboard) bool {
+	return slices.Equal(ident.SortBaseboards(a), ident.SortBaseboards(b))
+}
+
+func kindText(ch *rack.Change) string {
+	if ch.Kind == "" {
+		return "the first configuration"
+	}
+	return string(ch.Kind)
+}
+
+// command is how an operator goes on with a change.
+func (r *run) command(ch *rack.Change) string {
+	if ch.Kind == "" {
+		return "sledvault rack init"
+	}
+	out := "sledvault rack " + string(ch.Kind)
+	boards := ch.Removed
+	if ch.Kind == rack.Add {
+		boards = nil
+		for _, m := range ch.Members {
+			if r.st.Base != nil && !slices.Contains(r.st.Base.Members, m) {
+				boards = append(boards, m)
+			}
+		}
+	}
+	for _, b := range boards {
+		out += " " + r.c.label(b)
+	}
+	return out
+}
+
+// plan says which members the next configuration has; nil if it is there already.
+func (r *run) plan(kind rack.Kind, boards []ident.Baseboard) (*rack.Plan, error) {
+	base := r.st.Committed()
+	if base == nil {
+		return nil, reason.New(rack.CodeUninitialised, "initialise the rack: sledvault rack init", "rack: nothing is committed yet")
+	}
+	members := slices.Clone(base.Members)
+	for _, b := range boards {
+		i := slices.Index(members, b)
+		switch {
+		case kind == rack.Add && i < 0:
+			members = append(members, b)
+		case kind == rack.Remove && i >= 0:
+			members = slices.Delete(members, i, i+1)
+		}
+	}
+	if kind != rack.Rotate && len(members) == len(base.Members) {
+		return nil, nil
+	}
+	if n := len(members); kind == rack.Remove && n < rack.MinMembers {
+		return nil, reason.New(rack.CodeMembers, "add another sled first: sledvault rack add", "rack: members: would have %d, want at least %d", n, rack.MinMembers)
+	}
+	return &rack.Plan{Kind: kind, Members: members, Threshold: ident.Threshold(r.c.file.Threshold)}, nil
+}
+
+// finish does what is left of a change that an earlier run brought to its commit, for sleds that are no members.
+func (r *run) finish(ctx context.Context, boards []ident.Baseboard) error {
+	ch := r.st.Committed()
+	for _, b := range boards {
+		if rec, ok := r.c.set.Find(b); ok && rec.Live() && !slices.Contains(ch.Members, b) && !slices.Contains(ch.Removed, b) {
+			ch.Removed, ch.Marked = append(ch.Removed, b), false // the journal was lost, or it never was a member
+		}
+	}
+	if ch.Marks() {
+		return nil
+	}
+	return r.markNow(ctx, ch)
+}
+
+// begin waits until enough sleds are there, and records the change.
+func (r *run) begin(ctx context.Context, p *rack.Plan) error {
+	base := r.st.Committed()
+	var added, both []ident.Baseboard
+	for _, m := range p.Members {
+		if slices.Contains(base.Members, m) {
+			both = append(both, m)
+		} else {
+			added = append(added, m)
+		}
+	}
+	targets := append(slices.Clone(added), base.Members...)
+	if p.Kind == rack.Remove {
+		targets = both
+	}
+	err := r.survey(ctx, targets, func(reached []ident.Baseboard) bool {
+		old := 0
+		for _, b := range reached {
+			if slices.Contains(base.Members, b) {
+				old++
+			}
+		}
+		// The new set must have reached whoever is needed, so that they accept the new member.
+		enough := len(added) == 0 || old >= base.Quorum() && old+len(added) <= len(reached)
+		return enough && base.Settled() && r.candidate(p.Members, reached) != ident.Baseboard{}
+	})
+	if err != nil {
+		return err
+	}
+	if r.st.Committed() != base { // the sleds know of a later commit than the journal
+		if err := r.save(); err != nil {
+			return err
+		}
+		return errAgain
+	}
+	p.Coordinator = r.candidate(p.Members, base.Committed)
+	if err := r.st.BeginChange(*p); err != nil {
+		return err
+	}
+	r.c.note("epoch %d: %s, %d members, coordinator %s", r.st.Change.Epoch, p.Kind, len(r.st.Change.Members), r.c.label(p.Coordinator))
+	return r.save()
+}
+
+// enrollNew has sleds that are to be added claimed, as sledvault rack enroll does, and the new set told to those that
+// answer. Sleds that do not answer are waited for by what follows.
+func (r *run) enrollNew(ctx context.Context, boards []ident.Baseboard) error {
+	var sleds []Sled
+	for _, s := range r.c.file.Sleds {
+		if rec, ok := r.c.set.Find(s.Baseboard()); slices.Contains(boards, s.Baseboard()) && (!ok || !rec.Live() || !slices.Contains(r.members(), s.Baseboard())) {
+			sleds = append(sleds, s)
+		}
+	}
+	if len(sleds) == 0 {
+		return nil
+	}
+	out, err := r.c.enroll(ctx, sleds, again{members: r.members()})
+	for _, e := range out {
+		if e.found == api.StateExpunged {
+			return reason.New(CodeNotEnrolled, "reset it on the sled itself: sledvault seal reset, then run the command again",
+				"rack: sled %s was removed from a rack and still holds its state", e.Sled)
+		}
+	}
+	return err
+}
+
+// survey connects to all targets at the same time, hands them the newest enrolment set, takes note of the epochs that
+// they know, and returns as soon as enough have been reached. Until ctx ends it waits for the others.
+func (r *run) survey(ctx context.Context, targets []ident.Baseboard, enough func(reached []ident.Baseboard) bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	var reached []ident.Baseboard // guarded by r.mu
+	var failed error
+	envelope := r.c.set.Encode()
+	for _, b := range targets {
+		wg.Go(func() {
+			err := r.c.insist(ctx, b, func(s *Sledlink) error { return r.visit(ctx, s, b, envelope) })
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if err == nil {
+				reached = append(reached, b)
+			} else if reason.RemedyOf(err) != reason.Retry {
+				r.c.waitingFor(b, err)
+				failed = err
+			}
+			if enough(reached) {
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if enough(reached) {
+		return nil
+	}
+	if failed != nil {
+		return failed
+	}
+	var missing []ident.Baseboard
+	for _, b := range targets {
+		if !slices.Contains(reached, b) {
+			missing = append(missing, b)
+		}
+	}
+	return r.c.waitingForSleds(missing, nil, "rack: waits for sleds before the change can begin")
+}
+
+// visit brings one sled up to date and notes what it knows.
+func (r *run) visit(ctx context.Context, s *Sledlink, b ident.Baseboard, envelope []byte) error {
+	st, err := s.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if st.Rack == nil || st.Rack.SetGeneration < r.c.set.Generation {
+		if _, err := s.EnrollSet(ctx, envelope); err != nil {
+			return err
+		}
+	}
+	if err := r.c.askOne(ctx, s, &r.mu, r.st); err != nil {
+		return err
+	}
+	if st.Quorum == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ch := r.st.Committed(); ch != nil && slices.Contains(st.Quorum.Commits, ch.Epoch) {
+		ch.CommittedBy(b)
+	}
+	return nil
+}
+
+// candidate is the first of the sleds that may coordinate: it stays a member and has committed the last epoch.
+func (r *run) candidate(members, sleds []ident.Baseboard) ident.Baseboard {
+	base := r.st.Committed()
+	for _, b := range sleds {
+		if base != nil && slices.Contains(base.Committed, b) && slices.Contains(base.Members, b) && slices.Contains(members, b) {
+			return b
+		}
+	}
+	return ident.Baseboard{}
+}
+
+// mark puts the removal into the enrolment set and tells the sleds. A removed sled that is up learns of it at once and
+// asks for the proof.
+func (r *run) mark(ctx context.Context, ch *rack.Change) error {
+	next, changed := r.c.set.Next(), false
+	for _, b := range ch.Removed {
+		rec, ok := r.c.set.Find(b)
+		if !ok || !rec.Live() {
+			continue
+		}
+		gone := rec.Clone()
+		gone.Removed = ch.Epoch
+		if err := next.Put(gone); err != nil {
+			return err
+		}
+		changed = true
+	}
+	if changed {
+		if err := next.Sign(r.c.key); err != nil {
+			return err
+		}
+		if err := r.c.writeSet(next); err != nil {
+			return err
+		}
+	} else {
+		next = r.c.set
+	}
+	r.tellSet(ctx, next, append(slices.Clone(ch.Removed), ch.Members...))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.marked = next
+	ch.Marked = true
+	for _, b := range ch.Removed {
+		r.c.say(b, "removed with epoch %d", ch.Epoch)
+	}
+	return r.save()
+}
+
+// markNow marks while nothing else runs.
+func (r *run) markNow(ctx context.Context, ch *rack.Change) error {
+	err := r.mark(ctx, ch)
+	r.takeMarked()
+	return err
+}
+
+// takeMarked makes the set with the marks the controller's own, once nobody reads the one before any more.
+func (r *run) takeMarked() {
+	if r.marked != nil {
+		r.c.set = r.marked
+	}
+}
+
+// tellSet hands sleds a set, once: whoever does not answer gets it from its peers.
+func (r *run) tellSet(ctx context.Context, set *enroll.Set, boards []ident.Baseboard) {
+	envelope := set.Encode()
+	var wg sync.WaitGroup
+	for _, b := range boards {
+		s, ok := r.c.file.Find(b)
+		if !ok {
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+			defer cancel()
+			if err := r.c.distribute(ctx, s, envelope); err != nil {
+				r.c.say(b, "gets the enrolment set from its peers later: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (c *Controller) writeSet(s *enroll.Set) error {
+	if err := journal.WriteFile(filepath.Join(c.file.dir, setFile), s.Encode(), 0o600); err != nil {
+		return reason.Wrap(err, CodeSet, "free space in the rack's folder", "rack: write enrolment set")
+	}
+	return nil
+}
