@@ -148,7 +148,7 @@ func (d *Daemon) chooseSet(claim *sealing.Claim, envelopes [][]byte, cause error
 	return nil, reason.Wrap(cause, CodeLostSeal, hintReenroll, "vault: no usable enrolment set")
 }
 
-const hintReenroll = "enroll the sled again: sledvault rack enroll; its disks stay, the other sleds give it a new share"
+const hintReenroll = "find out what changed, then enroll the sled again: sledvault rack enroll --again NAME; its disks stay, the other sleds give it a new share"
 
 func (d *Daemon) setClaim(c *sealing.Claim) { d.mu.Lock(); defer d.mu.Unlock(); d.claimed = c }
 
@@ -286,6 +286,9 @@ func (d *Daemon) awaitMembership(ctx context.Context) error {
 	for {
 		st, _, changed := d.driver.Status()
 		d.refreshState(st)
+		if st.Expunged != nil {
+			return d.staysRemoved(ctx)
+		}
 		if len(st.Commits) > 0 {
 			return nil
 		}

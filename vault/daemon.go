@@ -40,6 +40,7 @@ type Daemon struct {
 	rotation *rotation
 	enrolled chan struct{} // signals that a store appeared or the lost reason changed
 	claim    *claiming     // enrolment in progress, enroll.go
+	removal  removal       // news that this sled was removed, removed.go
 
 	adopting sync.Mutex // one change of the enrolment set at a time
 
@@ -97,6 +98,7 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 	d.disks = newDisks(d, unlock.New(unlock.Config{}))
 	d.rotation = newRotation(d, o.rotation)
 	d.claim = &claiming{}
+	d.removal = newRemoval()
 	return d.serve(ctx)
 }
 

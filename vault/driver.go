@@ -33,7 +33,7 @@ type driver struct {
 	replies  map[quorum.RequestID]chan quorum.Reply // owned by the goroutine
 	nextID   quorum.RequestID
 
-	committed func(ident.Epoch) // the latest committed epoch changed
+	committed func(ident.Epoch) // the latest committed epoch changed; 0: this sled was removed
 
 	mu      sync.Mutex
 	status  quorum.Status // as of the last step
@@ -116,7 +116,7 @@ func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input)
 	if err != nil {
 		return fmt.Errorf("vault: save the ledger: %w", err)
 	}
-	d.refresh()
+	removed := d.refresh()
 	for _, e := range fx.Send {
 		d.send(e)
 	}
@@ -129,6 +129,10 @@ func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input)
 	for _, a := range fx.Alarms {
 		d.reasons.Count(reason.Code("alarm-"+string(a.Kind)), peerName(a.From), a.Text)
 		d.log.Error("alarm", "kind", a.Kind, "epoch", a.Epoch, "peer", peerName(a.From), "text", a.Text)
+	}
+	if removed {
+		d.log.Warn("removed from the rack")
+		d.committed(0)
 	}
 	if fx.Committed != 0 {
 		d.log.Info("committed", "epoch", fx.Committed)
@@ -174,15 +178,17 @@ func (d *driver) answer(r quorum.Reply) {
 	ch <- r // buffered: one reply per request
 }
 
-// refresh publishes the node's status and wakes whoever waits for a change.
-func (d *driver) refresh() {
+// refresh publishes the node's status and wakes whoever waits for a change. It returns whether this sled was just removed.
+func (d *driver) refresh() (removed bool) {
 	st := d.node.Status()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	removed = st.Expunged != nil && d.status.Expunged == nil
 	d.status = st
 	d.version++
 	close(d.changed)
 	d.changed = make(chan struct{})
+	return removed
 }
 
 // Status returns the node's status and a channel that closes at the next change.

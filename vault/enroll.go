@@ -271,6 +271,7 @@ func (d *Daemon) adoptSet(ctx context.Context, set *enroll.Set, envelope []byte)
 	if peers != nil {
 		peers.Redial()
 	}
+	d.removal.signal()
 	return nil
 }
 

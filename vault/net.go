@@ -102,6 +102,7 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 		}
 	})
 	wg.Go(func() { d.keepSeen(ctx) })
+	wg.Go(func() { d.followRemoval(ctx, drv) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.peers, d.driver = m, drv

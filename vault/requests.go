@@ -31,6 +31,9 @@ const unlockAtOnce = 250 * time.Millisecond
 // awaitBoot waits until the boot has reached the quorum, or says why it has not.
 func (d *Daemon) awaitBoot(ctx context.Context) error {
 	for {
+		if d.getState() == api.StateExpunged {
+			return errRemoved()
+		}
 		if d.getDriver() != nil && d.getState() == api.StateMember {
 			return nil
 		}

@@ -129,6 +129,9 @@ func (s *disks) open(ctx context.Context) error {
 	if st == nil {
 		return s.d.notStarted()
 	}
+	if err := s.adopt(ctx, st); err != nil {
+		return err
+	}
 	todo := s.locked(st)
 	if len(todo) == 0 {
 		s.d.boot.open()
