@@ -50,7 +50,7 @@ func TestLacking(t *testing.T) {
 // TestPath: programs in the folders of root are found by everybody.
 func TestPath(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "sledvault-test-tool"), []byte("#!/bin/sh\n"), 0o755); err != nil { //nolint:gosec // it must be executable
+	if err := os.WriteFile(filepath.Join(dir, "sledvault-test-tool"), []byte("#!/bin/sh\n"), 0o755); err != nil { // it must be executable
 		t.Fatal(err)
 	}
 	if _, err := Path("sledvault-test-tool"); err == nil {
