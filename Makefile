@@ -10,7 +10,7 @@ ACTIONS ?= 3000000
 # The linter is not built in .ci/run: that takes over a minute. One on PATH is taken there as it is.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build check test race demo bench bench-handshake fuzz-smoke sim leak lint fmt vuln docs tpmsim clean
+.PHONY: build check test race demo bench bench-peers bench-boot bench-handshake fuzz-smoke sim leak lint fmt vuln docs tpmsim clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -29,6 +29,12 @@ demo: ## a whole rack on this machine
 
 bench: ## figures of docs/benchmarks.md
 	$(GO) test -run '^$$' -bench . -benchmem ./vault/gfss ./vault/keys ./vault/quorum ./sealing ./vault/ledger ./rot/... ./tpm
+
+bench-peers: ## beside clevis, tang, tpm2-tools and systemd-creds (about five minutes)
+	$(GO) run ./cmd/hwtest bench-peers $(if $(INSTALL),--install)
+
+bench-boot: ## cold boots of racks of 3 to 31 sleds, and their plot
+	$(GO) run ./cmd/hwtest bench-boot --plot docs/boot-to-unlocked.svg
 
 fuzz-smoke: ## every fuzz target for a moment
 	.ci/fuzz $(FUZZ)
