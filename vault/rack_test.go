@@ -44,6 +44,8 @@ type testSled struct {
 	serial string
 	logs   *logBuffer
 
+	options func(vault.Options) vault.Options // of the next start; may be nil
+
 	cancel context.CancelFunc
 	done   chan error
 }
@@ -152,9 +154,11 @@ func (s *testSled) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel, s.done = cancel, make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	go func() {
-		s.done <- vault.Run(ctx, s.cfg, vault.Options{Version: "test", Start: time.Now(), Log: log})
-	}()
+	o := vault.Options{Version: "test", Start: time.Now(), Log: log}
+	if s.options != nil {
+		o = s.options(o)
+	}
+	go func() { s.done <- vault.Run(ctx, s.cfg, o) }()
 	s.rack.t.Cleanup(func() { s.stop() })
 }
 

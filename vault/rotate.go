@@ -134,7 +134,7 @@ func (r *rotation) run(ctx context.Context) {
 			}
 			r.settle(target, err)
 		}
-		if !r.await(ctx, before, again) {
+		if !r.d.awaitNews(ctx, before, r.kick, again) {
 			return
 		}
 	}
@@ -153,19 +153,20 @@ func rotationTarget(st quorum.Status) ident.Epoch {
 	return st.LatestCommitted.Epoch
 }
 
-// await waits for a reason to try again; false when there will be none.
-func (r *rotation) await(ctx context.Context, before string, again <-chan time.Time) bool {
+// awaitNews waits for a reason to try again: other circumstances, or one of the channels. False when there will be none.
+// The node's every step is no reason, since attempts cause some.
+func (d *Daemon) awaitNews(ctx context.Context, before string, kick <-chan struct{}, again <-chan time.Time) bool {
 	for {
-		st, _, changed := r.d.driver.Status()
+		st, _, changed := d.driver.Status()
 		if circumstances(st) != before {
 			return true
 		}
 		select {
 		case <-ctx.Done():
 			return false
-		case <-r.d.driver.done:
+		case <-d.driver.done:
 			return false
-		case <-r.kick:
+		case <-kick:
 			return true
 		case <-again:
 			return true

@@ -104,6 +104,7 @@ func (p *progress) open() {
 	defer p.mu.Unlock()
 	if p.unlocked == 0 {
 		p.unlocked = ms(time.Since(p.start))
+		p.wake()
 	}
 }
 

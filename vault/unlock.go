@@ -195,7 +195,11 @@ func (s *disks) openOne(ctx context.Context, st *store, c DiskConfig, prks map[i
 }
 
 func failure(id string, e ident.Epoch, err error) unlock.Result {
-	return unlock.Result{ID: id, State: unlock.StateFailed, Epoch: e, Code: api.ErrorOf(err).Code, Error: err.Error(), Hint: reason.HintOf(err)}
+	r := unlock.Result{ID: id, State: unlock.StateFailed, Epoch: e, Code: api.ErrorOf(err).Code, Error: err.Error(), Hint: reason.HintOf(err)}
+	if r.Code == unlock.CodeAbsent {
+		r.State = unlock.StateAbsent
+	}
+	return r
 }
 
 // derive turns the rack secrets of the epochs into pseudo-random keys. The secrets are dropped before it returns, at the
@@ -359,6 +363,8 @@ func (s *disks) makeDisk(ctx context.Context, c DiskConfig, r api.FormatRequest,
 func (d *Daemon) unlockAtBoot(ctx context.Context) error {
 	d.boot.begin(StepShares)
 	for {
+		st, _, _ := d.driver.Status()
+		before := circumstances(st)
 		err := d.openWatching(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -374,12 +380,8 @@ func (d *Daemon) unlockAtBoot(ctx context.Context) error {
 		d.reasons.CountError(api.CodeInternal, "", err)
 		d.log.Error("unlock", "err", err, "hint", reason.HintOf(err))
 		d.boot.wait("the operator, or a change of the rack", err)
-		_, _, changed := d.driver.Status()
-		select {
-		case <-ctx.Done():
+		if !d.awaitNews(ctx, before, d.boot.changed(), time.After(retryLast)) {
 			return ctx.Err()
-		case <-changed:
-		case <-time.After(retryLast):
 		}
 	}
 }
