@@ -193,6 +193,8 @@ func (u *Underlay) admit(r *http.Request, need access) (who string, err error) {
 		err = enroll.VerifyClient(r.TLS.PeerCertificates, set)
 	case need == claimant:
 		err = u.admitClaimant(r)
+	case u.cfg.Node.Status(r.Context()).State == StateStarting: // it does not know yet whether it is claimed
+		return who, reason.Later(CodeNotStarted, "wait for its boot; see its status", "api: the sled is still starting")
 	default:
 		return who, reason.New(CodeForbidden, "enroll the sled first: sledvault rack enroll", "api: the sled is unclaimed and serves status and enrolment only")
 	}

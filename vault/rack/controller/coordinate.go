@@ -34,7 +34,7 @@ func (r *run) prepare(ctx context.Context) error {
 	pause := retryFirst
 	for {
 		err := r.coordinate(ctx)
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || r.st.Change.Phase != rack.Preparing { // decided, but perhaps not recorded
 			return err
 		}
 		who := r.st.Change.Coordinator

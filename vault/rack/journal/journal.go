@@ -89,8 +89,10 @@ func Open(dir string) (*Journal, rack.State, error) {
 // Peek reads the state without the lock, for status.
 func Peek(dir string) (rack.State, error) { return (&Journal{dir: dir}).load() }
 
-// Close releases the lock.
-func (j *Journal) Close() error { return j.lock.Close() }
+// Close releases the lock, also where a child process that was just started still holds a copy of the descriptor.
+func (j *Journal) Close() error {
+	return errors.Join(unix.Flock(int(j.lock.Fd()), unix.LOCK_UN), j.lock.Close())
+}
 
 func (j *Journal) load() (rack.State, error) {
 	b, err := readBounded(filepath.Join(j.dir, fileName))
