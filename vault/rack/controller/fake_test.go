@@ -71,6 +71,7 @@ type fakeSled struct {
 	forget    bool          // loses its memory at the first acknowledged prepare, as a restart does
 	liar      bool          // makes another configuration than it was asked for
 	state     api.State
+	enrol     *enroller // nil: it was enrolled before the test
 }
 
 // newRack makes an enrolled rack of n running sleds.
@@ -334,21 +335,35 @@ func (s *fakeSled) LatestCommitted(context.Context) (*quorum.Configuration, *quo
 func (s *fakeSled) Set() *enroll.Set { return s.Sled.Set() }
 
 // ClaimFingerprint implements [api.Claimant].
-func (s *fakeSled) ClaimFingerprint() string { return "" }
+func (s *fakeSled) ClaimFingerprint() string {
+	if s.enrol != nil {
+		return s.enrol.fingerprint
+	}
+	return ""
+}
 
 // EnrollBegin implements [api.Claimant].
-func (s *fakeSled) EnrollBegin(context.Context, *api.Conn, enroll.BeginRequest) (enroll.BeginResponse, error) {
+func (s *fakeSled) EnrollBegin(_ context.Context, c *api.Conn, r enroll.BeginRequest) (enroll.BeginResponse, error) {
+	if s.enrol != nil {
+		return s.enrol.begin(c, r)
+	}
 	return enroll.BeginResponse{}, reason.New("enroll-begin", "hint", "fake: cannot be enrolled")
 }
 
 // EnrollActivate implements [api.Claimant].
-func (s *fakeSled) EnrollActivate(context.Context, *api.Conn, enroll.ActivateRequest) (enroll.ActivateResponse, error) {
+func (s *fakeSled) EnrollActivate(_ context.Context, c *api.Conn, r enroll.ActivateRequest) (enroll.ActivateResponse, error) {
+	if s.enrol != nil {
+		return s.enrol.activate(c, r)
+	}
 	return enroll.ActivateResponse{}, reason.New("enroll-begin", "hint", "fake: cannot be enrolled")
 }
 
 // EnrollSet implements [api.Claimant].
-func (s *fakeSled) EnrollSet(ctx context.Context, _ *api.Conn, envelope []byte) (uint64, error) {
+func (s *fakeSled) EnrollSet(ctx context.Context, c *api.Conn, envelope []byte) (uint64, error) {
 	s.count("set")
+	if s.enrol != nil && s.Set() == nil {
+		return s.enrol.first(c, envelope)
+	}
 	if err := s.Adopt(ctx, envelope); err != nil && reason.CodeOf(err) != enroll.CodeUnchanged {
 		return 0, err
 	}
@@ -361,5 +376,9 @@ func (s *fakeSled) ConnClosed(*api.Conn) {}
 // Attest implements [api.Claimant].
 func (s *fakeSled) Attest(ctx context.Context, c *api.Conn, nonce [32]byte) ([]byte, error) {
 	s.count("attest")
-	return s.Prover.Evidence(ctx, rot.Request{Role: rot.RoleUnderlay, Nonce: nonce, Exporter: c.Exporter, ProverSPKI: s.spki, VerifierSPKI: c.ClientSPKI})
+	p := s.Prover
+	if s.enrol != nil {
+		p = s.enrol.prover
+	}
+	return p.Evidence(ctx, rot.Request{Role: rot.RoleUnderlay, Nonce: nonce, Exporter: c.Exporter, ProverSPKI: s.spki, VerifierSPKI: c.ClientSPKI})
 }
