@@ -65,7 +65,7 @@ func TestAgreementNeedsOneMore(t *testing.T) {
 	refusedAs(t, err, quorum.CodeDuplicateRequest)
 	ok(t, c.Start(c.Sled("d")))
 	var got []quorum.Reply
-	c.Seen = func(at *quorumtest.Sled, fx *quorum.Effects) { got = append(got, fx.Replies...) }
+	c.Seen = func(_ *quorumtest.Sled, fx *quorum.Effects) { got = append(got, fx.Replies...) }
 	c.ConnectAll()
 	settle(t, c)
 	if len(got) != 1 || got[0].Err != nil || got[0].Secret.IsEmpty() {

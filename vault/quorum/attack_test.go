@@ -134,7 +134,7 @@ func rogueCoordinator(t *testing.T) {
 		"first":             func(g *quorum.Grant) { g.LastCommitted = 0 },
 		"commit to be made": func(g *quorum.Grant) { g.LastCommitted = 2 },
 	} {
-		t.Run("grant of another "+name, func(t *testing.T) {
+		t.Run("grant of another "+name, func(*testing.T) {
 			g := *grant
 			change(&g)
 			v.Auth.SignGrant(&g)

@@ -51,7 +51,7 @@ func TestWithoutAuthority(t *testing.T) {
 	}
 	do(0, quorum.LoadSecret{ID: 1})
 	for _, k := range kinds {
-		switch k {
+		switch k { //nolint:exhaustive // the kinds that are ours alone
 		case quorum.KindGrant, quorum.KindCommitProof, quorum.KindNoSuchShare:
 			t.Errorf("sent %s", k)
 		}

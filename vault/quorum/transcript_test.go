@@ -340,7 +340,7 @@ func (s *story) send(t *testing.T, d *datadriven.TestData) {
 	var k quorum.MessageKind
 	switch s.arg(d, "kind", "") {
 	case "prepare":
-		k = s.prepare(t, d, c, from, to)
+		k = s.prepare(t, d, c, to)
 	case "grant": // what the operator would have signed, with a signature of its own
 		g := &quorum.Grant{RackID: c.RackID, Epoch: c.Epoch, Coordinator: c.Coordinator, Threshold: c.Threshold}
 		for _, m := range c.Members {
@@ -371,7 +371,7 @@ func (s *story) send(t *testing.T, d *datadriven.TestData) {
 }
 
 // prepare hands over the receiver's share again, or the forged one; with share=X that of another member.
-func (s *story) prepare(t *testing.T, d *datadriven.TestData, c *quorum.Configuration, from, to *quorumtest.Sled) quorum.MessageKind {
+func (s *story) prepare(t *testing.T, d *datadriven.TestData, c *quorum.Configuration, to *quorumtest.Sled) quorum.MessageKind {
 	t.Helper()
 	owner := to
 	if s.arg(d, "share", "") != "" {

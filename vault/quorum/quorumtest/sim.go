@@ -45,13 +45,28 @@ const (
 	actLie         ActionKind = "lie"
 )
 
-var weights = []struct {
+var weights = [...]struct {
 	kind   ActionKind
 	weight int
 }{
-	{actDeliver, 240}, {actPoll, 12}, {actCommit, 20}, {actLoad, 20}, {actLoadOld, 10}, {actCancel, 2}, {actClear, 12},
-	{actReconfigure, 5}, {actRepeat, 1}, {actCrash, 2}, {actRestart, 10}, {actFailSave, 1}, {actCrashSave, 1},
-	{actLose, 4}, {actConnect, 40}, {actPartition, 1}, {actDuplicate, 6}, {actLie, 12},
+	{actDeliver, 240},
+	{actPoll, 12},
+	{actCommit, 20},
+	{actLoad, 20},
+	{actLoadOld, 10},
+	{actCancel, 2},
+	{actClear, 12},
+	{actReconfigure, 5},
+	{actRepeat, 1},
+	{actCrash, 2},
+	{actRestart, 10},
+	{actFailSave, 1},
+	{actCrashSave, 1},
+	{actLose, 4},
+	{actConnect, 40},
+	{actPartition, 1},
+	{actDuplicate, 6},
+	{actLie, 12},
 }
 
 // Generate makes the actions of a run.
@@ -275,6 +290,7 @@ func (s *Sim) save(sled *Sled, st quorum.State) error {
 	s.checkState(sled, st, fate != saveFail)
 	s.fate[sled.Index] = saveGood
 	switch fate {
+	case saveGood:
 	case saveFail:
 		s.fault(FaultFailedSave)
 		return errInjected
