@@ -1,7 +1,6 @@
 package rot_test
 
 import (
-	"context"
 	"sync"
 	"testing"
 
@@ -35,7 +34,7 @@ func BenchmarkEvidence(b *testing.B) {
 			var wg sync.WaitGroup
 			for i := range 31 {
 				wg.Go(func() {
-					if _, err := s.prover.Evidence(context.Background(), request(byte(i))); err != nil {
+					if _, err := s.prover.Evidence(b.Context(), request(byte(i))); err != nil {
 						b.Error(err)
 					}
 				})

@@ -38,8 +38,10 @@ func newSled(tb testing.TB, seed string) *sled {
 	}
 	tb.Cleanup(p.Close)
 	s.prover = p
-	s.expect = rot.Expectation{Baseboard: id, Kind: rot.KindTPM, EKName: s.tpm.EKName(), AKName: s.tpm.AKName(),
-		CounterName: s.tpm.CounterName(), PCRs: s.tpm.Pins(4, 7, 11), ResetCount: 7}
+	s.expect = rot.Expectation{
+		Baseboard: id, Kind: rot.KindTPM, EKName: s.tpm.EKName(), AKName: s.tpm.AKName(),
+		CounterName: s.tpm.CounterName(), PCRs: s.tpm.Pins(4, 7, 11), ResetCount: 7,
+	}
 	return s
 }
 
