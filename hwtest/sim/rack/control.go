@@ -61,9 +61,11 @@ func (r *Rack) Manifest(ctx context.Context) (Manifest, error) {
 		m.Rack = st.Rack.ID
 	}
 	for _, s := range r.sleds {
-		v := ManifestSled{Name: s.Name, Baseboard: s.Board, Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log,
+		v := ManifestSled{
+			Name: s.Name, Baseboard: s.Board, Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log,
 			API: s.API, Peer: s.Peer, Underlay: s.Underlay, SP: s.sp.Path(), SPInject: s.sp.InjectPath(),
-			TPM: s.TPMSocket, TPMDir: s.TPMDir, TPMLog: s.TPMLog}
+			TPM: s.TPMSocket, TPMDir: s.TPMDir, TPMLog: s.TPMLog,
+		}
 		for _, d := range s.Disks {
 			v.Disks = append(v.Disks, ManifestDisk{d.ID, d.Path})
 		}

@@ -35,7 +35,7 @@ func (r *Rack) Init(ctx context.Context) error {
 	if err := r.newRack(ctx); err != nil {
 		return err
 	}
-	if err := r.all(ctx, r.sleds, func(ctx context.Context, s *Sled) error {
+	if err := r.all(ctx, r.sleds, func(_ context.Context, s *Sled) error {
 		if err := s.configure(r.peers()); err != nil {
 			return err
 		}

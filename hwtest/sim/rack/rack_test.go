@@ -72,8 +72,10 @@ func newHardware(t *testing.T, tell func(simrack.Event)) *simrack.Rack {
 	t.Helper()
 	rig.Need(t, "swtpm", "cryptsetup")
 	programs.build(t)
-	r, err := simrack.New(t.Context(), simrack.Options{Sleds: 3, Daemon: filepath.Join(programs.dir, "sledvaultd"),
-		Command: filepath.Join(programs.dir, "sledvault"), DiskSize: 40 << 20, LogLevel: "debug", Tell: tell})
+	r, err := simrack.New(t.Context(), simrack.Options{
+		Sleds: 3, Daemon: filepath.Join(programs.dir, "sledvaultd"),
+		Command: filepath.Join(programs.dir, "sledvault"), DiskSize: 40 << 20, LogLevel: "debug", Tell: tell,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

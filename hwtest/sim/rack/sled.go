@@ -77,8 +77,10 @@ func (r *Rack) newSled(name string, host int, serial string) *Sled {
 		State: [2]string{in("state-a"), in("state-b")}, Log: in("log"), API: in("api.sock"),
 		Peer: r.addr(host, peerPort), Underlay: r.addr(host, underlayPort),
 		TPMSocket: in("tpm.sock"), TPMDir: in("tpm"), TPMLog: in("tpm.log"), EventLog: in("eventlog"),
-		Disks: []Disk{{ID: id, Path: in(id + ".img"), Vendor: "SLEDVAULT", Model: "SIM-1", Serial: "S" + serial + "-0",
-			Mapping: filepath.Base(r.Dir) + "-" + name + "-" + id, seed: uint64(host), size: r.o.DiskSize}},
+		Disks: []Disk{{
+			ID: id, Path: in(id + ".img"), Vendor: "SLEDVAULT", Model: "SIM-1", Serial: "S" + serial + "-0",
+			Mapping: filepath.Base(r.Dir) + "-" + name + "-" + id, seed: uint64(host), size: r.o.DiskSize,
+		}},
 		rack: r, host: host, temp: in("tmp"), orders: make(chan order),
 	}
 }
