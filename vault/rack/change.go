@@ -98,8 +98,10 @@ func (s *State) BeginChange(p Plan) error {
 			"rack: sled %s may not coordinate: not a member before and after, or epoch %d is not committed there", p.Coordinator, base.Epoch)
 	}
 	s.Highest++
-	ch := &Change{Kind: p.Kind, Epoch: s.Highest, LastCommitted: base.Epoch, Coordinator: p.Coordinator, Members: p.Members,
-		Threshold: p.Threshold, Phase: Preparing, Removed: missing(base.Members, p.Members)}
+	ch := &Change{
+		Kind: p.Kind, Epoch: s.Highest, LastCommitted: base.Epoch, Coordinator: p.Coordinator, Members: p.Members,
+		Threshold: p.Threshold, Phase: Preparing, Removed: missing(base.Members, p.Members),
+	}
 	ch.NeedAcks = ch.Quorum()
 	s.Base, s.Change = base, ch
 	return nil

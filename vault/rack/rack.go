@@ -123,8 +123,10 @@ func (s *State) Adopt(config *quorum.Configuration, cert *quorum.Certificate) (b
 	if err := s.Observe(config.Epoch); err != nil {
 		return false, err
 	}
-	ch := &Change{Epoch: config.Epoch, LastCommitted: s.LastCommitted(), Coordinator: config.Coordinator, Threshold: config.Threshold,
-		Phase: Decided, Config: config, Certificate: cert}
+	ch := &Change{
+		Epoch: config.Epoch, LastCommitted: s.LastCommitted(), Coordinator: config.Coordinator, Threshold: config.Threshold,
+		Phase: Decided, Config: config, Certificate: cert,
+	}
 	for _, m := range config.Members {
 		ch.Members = append(ch.Members, m.ID)
 	}

@@ -71,8 +71,10 @@ type Controller struct {
 // that goes into every sled's configuration, and the recovery key, which is stored nowhere: show it once and wipe it.
 func NewRack(dir, name string) (fingerprint string, recovery []byte, err error) {
 	if !plainText(name) {
-		return "", nil, &reason.Error{Code: CodeRackFile, Text: fmt.Sprintf("rack: name must be 1 to %d printable ASCII characters without quotes: have %.80q", maxName, name),
-			Hint: "name it with --name", Remedy: reason.Usage}
+		return "", nil, &reason.Error{
+			Code: CodeRackFile, Text: fmt.Sprintf("rack: name must be 1 to %d printable ASCII characters without quotes: have %.80q", maxName, name),
+			Hint: "name it with --name", Remedy: reason.Usage,
+		}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, reason.Wrap(err, CodeRackFile, "choose another folder", "rack: make folder")
@@ -318,6 +320,7 @@ type RackStatus struct {
 	Fingerprint   string       `json:"fingerprint"`
 	Change        *rack.Change `json:"change"` // the newest change; null before the first
 	Waiting       []string     `json:"waiting"`
+	Waits         []Wait       `json:"waits"` // why
 	Sleds         []Report     `json:"sleds"`
 }
 
@@ -327,8 +330,11 @@ func (c *Controller) Status(ctx context.Context) (RackStatus, error) {
 	if err != nil {
 		return RackStatus{}, err
 	}
-	out := RackStatus{Name: c.file.Name, RackID: c.set.Rack, SetGeneration: c.set.Generation, Fingerprint: enroll.Fingerprint(c.key.PublicKey()),
-		Change: st.Change, Waiting: []string{}, Sleds: c.Sleds(ctx)}
+	out := RackStatus{
+		Name: c.file.Name, RackID: c.set.Rack, SetGeneration: c.set.Generation, Fingerprint: enroll.Fingerprint(c.key.PublicKey()),
+		Change: st.Change, Waiting: []string{}, Sleds: c.Sleds(ctx),
+	}
+	out.Waits = c.waits(st.Change, out.Sleds)
 	if st.Change != nil {
 		for _, m := range st.Change.Missing() {
 			out.Waiting = append(out.Waiting, c.label(m))

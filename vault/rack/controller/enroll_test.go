@@ -62,8 +62,10 @@ func unclaimedRack(t *testing.T, n int) *testRack {
 	must(t, err)
 	clear(recovery)
 	for i := range n {
-		s := &fakeSled{Sled: channeltest.NewSled(t, fmt.Sprintf("SIM%04d", i+1)), rack: r, changed: make(chan struct{}), version: 1, state: api.StateUnclaimed,
-			configs: map[ident.Epoch]*quorum.Configuration{}, commits: map[ident.Epoch]*quorum.Certificate{}, calls: map[string]int{}}
+		s := &fakeSled{
+			Sled: channeltest.NewSled(t, fmt.Sprintf("SIM%04d", i+1)), rack: r, changed: make(chan struct{}), version: 1, state: api.StateUnclaimed,
+			configs: map[ident.Epoch]*quorum.Configuration{}, commits: map[ident.Epoch]*quorum.Certificate{}, calls: map[string]int{},
+		}
 		s.enrol = newEnroller(t, s, fp)
 		s.start("127.0.0.1:0")
 		r.sleds = append(r.sleds, s)
@@ -153,8 +155,10 @@ func (e *enroller) begin(c *api.Conn, r enroll.BeginRequest) (out enroll.BeginRe
 	s.Facts.Set(f)
 	e.prover.CounterMoved()
 	extra := enroll.EnrollExtra(nonce, c.Exporter)
-	out = enroll.BeginResponse{Baseboard: s.ID, EKPublic: e.ekPublic, AKPublic: s.TPM.AKPublic(), SRKPublic: e.srk.AKPublic(), CounterPublic: counterPublic(),
-		Properties: enroll.Properties{Manufacturer: "FAKE", Firmware: s.TPM.Firmware}, ResetCount: s.TPM.Reset}
+	out = enroll.BeginResponse{
+		Baseboard: s.ID, EKPublic: e.ekPublic, AKPublic: s.TPM.AKPublic(), SRKPublic: e.srk.AKPublic(), CounterPublic: counterPublic(),
+		Properties: enroll.Properties{Manufacturer: "FAKE", Firmware: s.TPM.Firmware}, ResetCount: s.TPM.Reset,
+	}
 	if e.otherID != nil {
 		out.Baseboard = *e.otherID
 	}

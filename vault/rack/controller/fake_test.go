@@ -90,8 +90,10 @@ func newRack(t *testing.T, n int) *testRack {
 	must(t, err)
 	next := set.Next()
 	for i := range n {
-		s := &fakeSled{Sled: channeltest.NewSled(t, fmt.Sprintf("SIM%04d", i+1)), rack: r, changed: make(chan struct{}), version: 1, state: api.StateClaimed,
-			configs: map[ident.Epoch]*quorum.Configuration{}, commits: map[ident.Epoch]*quorum.Certificate{}, calls: map[string]int{}}
+		s := &fakeSled{
+			Sled: channeltest.NewSled(t, fmt.Sprintf("SIM%04d", i+1)), rack: r, changed: make(chan struct{}), version: 1, state: api.StateClaimed,
+			configs: map[ident.Epoch]*quorum.Configuration{}, commits: map[ident.Epoch]*quorum.Certificate{}, calls: map[string]int{},
+		}
 		s.start("127.0.0.1:0")
 		r.sleds = append(r.sleds, s)
 		must(t, next.Put(s.Record()))
@@ -153,7 +155,7 @@ func (s *fakeSled) start(listen string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- u.Serve(ctx) }()
-	s.stop = sync.OnceFunc(func() { cancel(); <-done })
+	s.stop = sync.OnceFunc(func() { cancel(); _ = <-done })
 	t.Cleanup(s.stop)
 }
 
@@ -274,7 +276,7 @@ func (s *fakeSled) Coordinator(ctx context.Context, after uint64) (api.Coordinat
 		out, changed := api.Coordination{Version: s.version, Config: s.coord, Acked: slices.Clone(s.acked)}, s.changed
 		s.mu.Unlock()
 		if out.Version > after || ctx.Err() != nil {
-			return out, nil
+			return out, nil //nolint:nilerr // the end of the wait is an answer
 		}
 		select {
 		case <-ctx.Done():
