@@ -75,10 +75,14 @@ func add(names ...string) func(context.Context, *controller.Controller) (*rack.C
 }
 
 func remove(names ...string) func(context.Context, *controller.Controller) (*rack.Change, error) {
-	return func(ctx context.Context, c *controller.Controller) (*rack.Change, error) { return c.Remove(ctx, names...) }
+	return func(ctx context.Context, c *controller.Controller) (*rack.Change, error) {
+		return c.Remove(ctx, names...)
+	}
 }
 
-func rotate(ctx context.Context, c *controller.Controller) (*rack.Change, error) { return c.Rotate(ctx) }
+func rotate(ctx context.Context, c *controller.Controller) (*rack.Change, error) {
+	return c.Rotate(ctx)
+}
 
 // hasCommitted waits until a sled has committed an epoch.
 func (s *testSled) hasCommitted(e ident.Epoch) {

@@ -25,7 +25,7 @@ const top = "../.."
 // planned are commands and flags that documents and hints name already. Each must still be missing: this list only
 // shrinks. A group alone stands for a command that shows the whole device.
 var planned = []string{
-	"rack abort", "rack add", "rack enroll --again", "rack enroll --replace", "rack recover", "rack remove",
+	"rack enroll --replace", "rack recover",
 	"seal authorize", "seal predict", "seal reset", "tpm",
 }
 

@@ -26,7 +26,8 @@ type rackOptions struct {
 func (a *app) rackCommand() *cobra.Command {
 	o := &rackOptions{}
 	c := group("rack", "the rack's operator: keys, enrolment, membership",
-		a.rackNewCommand(), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackStatusCommand(o))
+		a.rackNewCommand(), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackStatusCommand(o),
+		a.rackAddCommand(o), a.rackRemoveCommand(o), a.rackRotateCommand(o), a.rackAbortCommand(o))
 	c.PersistentFlags().StringVar(&o.file, "rack", controller.RackFile, "the rack file; keys and journal lie in the same folder")
 	c.PersistentFlags().DurationVar(&o.timeout, "timeout", 5*time.Minute, "when to give up waiting for sleds")
 	return c
@@ -102,15 +103,16 @@ func (a *app) withRack(c *cobra.Command, o *rackOptions, f func(context.Context,
 }
 
 func (a *app) rackEnrollCommand(o *rackOptions) *cobra.Command {
-	return &cobra.Command{
+	var again controller.EnrollOptions
+	c := &cobra.Command{
 		Use: "enroll", Short: "enroll the sleds of the rack file", Args: noArgs,
 		Long: "Has every sled prove its TPM, compares it with the rack file, and hands all sleds the new enrolment set.\n" +
-			"Sleds that lost their seal are enrolled again. Sleds that cannot be reached are left for the next run:\n" +
-			"exit code 3.",
-		Example: "  sledvault rack enroll --rack /root/rack/rack.toml",
+			"Sleds that cannot be reached are left for the next run: exit code 3. A sled that lost its seal is enrolled again\n" +
+			"only if it is named: its seal is lost because its firmware changed, old state was restored, or somebody tampered.",
+		Example: "  sledvault rack enroll --rack /root/rack/rack.toml\n  sledvault rack enroll --again left-1",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withRack(c, o, func(ctx context.Context, ctl *controller.Controller) error {
-				sleds, err := ctl.Enroll(ctx)
+				sleds, err := ctl.EnrollWith(ctx, again)
 				out := struct {
 					Sleds []controller.Enrolled `json:"sleds"`
 				}{sleds}
@@ -128,6 +130,9 @@ func (a *app) rackEnrollCommand(o *rackOptions) *cobra.Command {
 			})
 		},
 	}
+	c.Flags().StringSliceVar(&again.Again, "again", nil, "enroll this sled again, which lost its seal (may be repeated)")
+	c.Flags().BoolVar(&again.AcceptMeasurements, "accept-measurements", false, "accept that it shows other measurements than before")
+	return c
 }
 
 func (a *app) rackInitCommand(o *rackOptions) *cobra.Command {
@@ -171,8 +176,8 @@ func writeRack(w io.Writer, st controller.RackStatus) {
 	_, _ = fmt.Fprintf(w, "rack %s %s, enrolment set %d\n", st.Name, st.RackID, st.SetGeneration)
 	if st.Change != nil {
 		writeChange(w, st.Change)
-		for _, m := range st.Waiting {
-			_, _ = fmt.Fprintf(w, "  waiting for %s\n", m)
+		for _, m := range st.Waits {
+			_, _ = fmt.Fprintf(w, "  waiting for %s: %s\n", m.Sled, m.Why)
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

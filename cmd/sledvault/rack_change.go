@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sledvault/sledvault/internal/cli"
+	"github.com/sledvault/sledvault/vault/rack"
+	"github.com/sledvault/sledvault/vault/rack/controller"
+)
+
+const againHelp = "May be broken off and run again at any point: it goes on where it stopped. What it waits for is told on stderr."
+
+// changeCommand is a command that runs one membership change.
+func (a *app) changeCommand(o *rackOptions, c *cobra.Command, f func(context.Context, *controller.Controller, []string) (*rack.Change, error)) *cobra.Command {
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return a.withRack(c, o, func(ctx context.Context, ctl *controller.Controller) error {
+			ch, err := f(ctx, ctl, args)
+			if err != nil {
+				return err
+			}
+			return a.print(ch, func(w io.Writer) { writeChange(w, ch) })
+		})
+	}
+	return c
+}
+
+func (a *app) rackAddCommand(o *rackOptions) *cobra.Command {
+	return a.changeCommand(o, &cobra.Command{
+		Use: "add NAME…", Short: "make sleds of the rack file members", Args: someNames,
+		Long: "Enrolls the named sleds if they are unclaimed, makes a new secret that they share, and commits it at every\n" +
+			"member. Add their tables to the rack file first. " + againHelp,
+		Example: "  sledvault rack add right-2 --rack /root/rack/rack.toml",
+	}, func(ctx context.Context, ctl *controller.Controller, args []string) (*rack.Change, error) {
+		return ctl.Add(ctx, args...)
+	})
+}
+
+func (a *app) rackRemoveCommand(o *rackOptions) *cobra.Command {
+	var yes bool
+	c := a.changeCommand(o, &cobra.Command{
+		Use: "remove NAME…", Short: "take members out of the rack", Args: someNames,
+		Long: "Makes a new secret without the named sleds and commits it at the others. What the removed sleds hold opens no\n" +
+			"disk that moved to the new secret, and they are told so with proof. They may be off. A name may be part:serial,\n" +
+			"also when its table is gone from the rack file. " + againHelp,
+		Example: "  sledvault rack remove left-1 --yes",
+	}, func(ctx context.Context, ctl *controller.Controller, args []string) (*rack.Change, error) {
+		if !yes {
+			if err := a.typed(args); err != nil {
+				return nil, err
+			}
+		}
+		return ctl.Remove(ctx, args...)
+	})
+	c.Flags().BoolVar(&yes, "yes", false, "do it without asking for the names again")
+	return c
+}
+
+func (a *app) rackRotateCommand(o *rackOptions) *cobra.Command {
+	return a.changeCommand(o, &cobra.Command{
+		Use: "rotate", Short: "give the same members a new secret", Args: noArgs,
+		Long:    "Makes a new secret and commits it at every member; the disks then move to it by themselves. " + againHelp,
+		Example: "  sledvault rack rotate",
+	}, func(ctx context.Context, ctl *controller.Controller, _ []string) (*rack.Change, error) {
+		return ctl.Rotate(ctx)
+	})
+}
+
+func (a *app) rackAbortCommand(o *rackOptions) *cobra.Command {
+	return a.changeCommand(o, &cobra.Command{
+		Use: "abort", Short: "give up the change under way, before its decision", Args: noArgs,
+		Long: "Gives up a change that waits for sleds. Its epoch is never used again. Once a change is decided it can only be\n" +
+			"finished: some sled may act on it already.",
+		Example: "  sledvault rack abort",
+	}, func(_ context.Context, ctl *controller.Controller, _ []string) (*rack.Change, error) {
+		return ctl.Abort()
+	})
+}
+
+func someNames(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cli.UsageError("name at least one sled: see sledvault rack status")
+	}
+	return nil
+}
+
+// typed has the operator type each name again. Without a terminal there is nobody to ask.
+func (a *app) typed(names []string) error {
+	want := strings.Join(names, " ")
+	f, ok := a.in.(*os.File)
+	if !ok {
+		return cli.UsageError("this takes %s out of the rack; add --yes to do it", want)
+	}
+	if fi, err := f.Stat(); err != nil || fi.Mode()&os.ModeCharDevice == 0 {
+		return cli.UsageError("this takes %s out of the rack; add --yes to do it", want)
+	}
+	_, _ = fmt.Fprintf(a.err, "This takes %s out of the rack. Type the name to do it: ", want)
+	line, err := bufio.NewReader(f).ReadString('\n')
+	if err != nil && line == "" || strings.Join(strings.Fields(line), " ") != want {
+		return cli.UsageError("the name was not typed; nothing was done")
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/rack"
+)
+
+// Wait says for whom the change under way waits, and why as far as the sled itself says.
+type Wait struct {
+	Sled string `json:"sled"`
+	Why  string `json:"why"`
+}
+
+// waits explains every acknowledgement that is missing.
+func (c *Controller) waits(ch *rack.Change, reports []Report) []Wait {
+	out := []Wait{}
+	if ch == nil {
+		return out
+	}
+	coordinator := c.report(reports, ch.Coordinator)
+	for _, m := range ch.Missing() {
+		w := Wait{Sled: c.label(m), Why: sledWhy(c.report(reports, m))}
+		switch {
+		case w.Why != "":
+		case ch.Phase == rack.Decided:
+			w.Why = "has not been told; run the command again that began the change"
+		case coordinator == nil || coordinator.Status == nil:
+			w.Why = fmt.Sprintf("coordinator %s cannot be reached; run the command again for another one", c.label(ch.Coordinator))
+		case coordinator.Status.Quorum == nil || coordinator.Status.Quorum.Coordinating != ch.Epoch:
+			w.Why = fmt.Sprintf("coordinator %s does not coordinate epoch %d; run the command again", c.label(ch.Coordinator), ch.Epoch)
+		default:
+			w.Why = "has not acknowledged its share to coordinator " + c.label(ch.Coordinator)
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+func (c *Controller) report(reports []Report, b ident.Baseboard) *Report {
+	i := slices.IndexFunc(reports, func(r Report) bool { return r.Sled.Baseboard() == b })
+	if i < 0 {
+		return nil
+	}
+	return &reports[i]
+}
+
+// sledWhy is what keeps a sled from taking part; "" if it seems able to.
+func sledWhy(r *Report) string {
+	switch {
+	case r == nil:
+		return "is not in the rack file"
+	case r.Status == nil:
+		return r.Error.Text
+	case r.Status.State == api.StateLostSeal:
+		return "lost its seal; see sledvault rack enroll --again " + r.Sled.Label()
+	case r.Status.State == api.StateExpunged:
+		return "was removed from the rack"
+	case r.Status.Quorum == nil:
+		return "is still starting, at step " + r.Status.Boot.Step
+	case r.Status.Quorum.Collecting != nil:
+		q := r.Status.Quorum.Collecting
+		return fmt.Sprintf("collects shares of epoch %d: have %d, want %d", q.Epoch, q.Have, q.Want)
+	}
+	return ""
+}
