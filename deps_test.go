@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 // lattice says who may import whom: "a < b" means that b, and whatever is above b, may import a. A package of ours that is
 // not named may import nothing of ours and be imported by nothing but cmd.
 const lattice = `
-NONE < vault/ident, vault/reason, vault/secret, internal/lockedmem;
+NONE < vault/ident, vault/reason, vault/secret, internal/lockedmem, internal/landlock;
 vault/ident, vault/secret < vault/gfss < vault/keys;
 vault/reason, vault/keys < vault/quorum;
 vault/quorum < vault/wire < rot/enroll;
@@ -34,7 +34,7 @@ vault/wire, rot/enroll < vault/api < vault/api/client;
 vault/quorum < vault/rack;
 vault/rack, vault/api < vault/rack/journal;
 vault/rack/journal, vault/api/client, rot/channel, tpm < vault/rack/controller;
-internal/lockedmem, sp, sealing, rot/channel, vault/ledger, vault/peer, vault/unlock, vault/api < vault;
+internal/lockedmem, internal/landlock, sp, sealing, rot/channel, vault/ledger, vault/peer, vault/unlock, vault/api < vault;
 `
 
 // pure packages touch nothing but their arguments. vault/secret may wipe and redact (runtime, log/slog), and lock,

@@ -38,9 +38,10 @@ type Daemon struct {
 
 	disks    *disks
 	rotation *rotation
-	enrolled chan struct{} // signals that a store appeared or the lost reason changed
-	claim    *claiming     // enrolment in progress, enroll.go
-	removal  removal       // news that this sled was removed, removed.go
+	enrolled chan struct{}   // signals that a store appeared or the lost reason changed
+	claim    *claiming       // enrolment in progress, enroll.go
+	confined []api.Hardening // set before anything is served
+	removal  removal         // news that this sled was removed, removed.go
 
 	adopting sync.Mutex // one change of the enrolment set at a time
 
@@ -75,6 +76,9 @@ type Options struct {
 	Version string
 	Start   time.Time // of the process
 	Log     *slog.Logger
+	// Confine takes from the whole process, for good, every file that the daemon does not need. For a program that is
+	// nothing but the daemon.
+	Confine bool
 
 	rotation rotationHooks // tests only
 }
@@ -99,13 +103,14 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 	d.rotation = newRotation(d, o.rotation)
 	d.claim = &claiming{}
 	d.removal = newRemoval()
+	d.confine(o.Confine)
 	return d.serve(ctx)
 }
 
 // protect hardens the process and makes the pages for secrets. What cannot be had is shown in status.
 func (d *Daemon) protect() (err error) {
 	if err := lockedmem.Harden(); err != nil {
-		d.reasons.CountError("harden", "", err)
+		d.reasons.CountError(CodeHarden, "", err)
 		d.log.Warn("the process is not fully hardened", "err", err)
 	}
 	if d.alloc, err = lockedmem.New(); err != nil {

@@ -53,6 +53,7 @@ func (d *Daemon) Status(context.Context) api.Status {
 	for _, st := range lockedmem.Hardening() {
 		s.Hardening = append(s.Hardening, api.Hardening{Name: st.Name, OK: st.InForce, Detail: st.Detail})
 	}
+	s.Hardening = append(s.Hardening, d.confined...)
 	mem := d.alloc.Stats()
 	s.Hardening = append(s.Hardening, api.Hardening{Name: "locked-pages", OK: mem.Locked, Detail: string(mem.Kind)})
 	s.Reasons = d.reasons.Entries()

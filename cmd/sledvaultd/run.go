@@ -50,7 +50,7 @@ func run(ctx context.Context, start time.Time, args []string, stdout, stderr io.
 		_, _ = fmt.Fprintln(stdout, *config+": ok")
 		return cli.Done
 	}
-	if err := vault.Run(ctx, *cfg, vault.Options{Version: version, Start: start, Log: logger(cfg.Log, stderr)}); err != nil {
+	if err := vault.Run(ctx, *cfg, vault.Options{Version: version, Start: start, Log: logger(cfg.Log, stderr), Confine: true}); err != nil {
 		return cli.Fail(stderr, "sledvaultd", err)
 	}
 	return cli.Done

@@ -1,0 +1,124 @@
+package vault
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sledvault/sledvault/internal/landlock"
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/reason"
+)
+
+// Reasons of hardening.
+const (
+	CodeHarden reason.Code = "harden" // a measure that protects the process did not take
+)
+
+// confine takes away every file that the daemon and its cryptsetup have no business with. It holds for the whole process
+// and for good, so only a program that is nothing but the daemon asks for it. What did not take is shown in status.
+func (d *Daemon) confine(wanted bool) {
+	if !wanted {
+		d.confined = []api.Hardening{{Name: "landlock", Detail: "not asked for"}}
+		return
+	}
+	mapper := d.disks.backend.CanMap()
+	_ = os.MkdirAll(filepath.Dir(d.cfg.API.Socket), 0o755) // a rule needs its folder; who needs the folder reports the error
+	if mapper {
+		_ = os.Mkdir("/run/cryptsetup", 0o700) // cryptsetup's locks; it would make it itself
+	}
+	res, err := landlock.Restrict(confinement(d.cfg, mapper))
+	h := api.Hardening{Name: "landlock", OK: err == nil, Detail: fmt.Sprintf("ABI %d", res.ABI)}
+	if err != nil {
+		h.Detail = err.Error()
+		d.reasons.CountError(CodeHarden, "", err)
+		d.log.Warn("files are not confined", "err", err)
+	}
+	if absent := missing(d.cfg, res.Skipped); absent != "" {
+		h.Detail += "; closed until the daemon is restarted, as they were not there: " + absent
+		d.log.Warn("not there at the start: restart the daemon when it is", "path", absent)
+	}
+	d.confined = []api.Hardening{h, d.fixPrivileges()}
+}
+
+// fixPrivileges is part of a restriction that took, and worth having without.
+func (d *Daemon) fixPrivileges() api.Hardening {
+	h := api.Hardening{Name: "no-new-privileges"}
+	err := landlock.NoNewPrivileges()
+	if err == nil {
+		h.OK, err = landlock.Privileges()
+	}
+	if err != nil {
+		h.Detail = err.Error()
+	}
+	return h
+}
+
+// missing lists what the configuration names and the machine does not have, of the paths that got no rule.
+func missing(c Config, skipped []string) string {
+	named := append([]string{c.SP.Port, c.TPM.Device}, c.State.Copies...)
+	for _, k := range c.Disks {
+		named = append(named, k.Path)
+	}
+	var out []string
+	for _, n := range named {
+		for _, s := range skipped {
+			if n == s {
+				out = append(out, n)
+			}
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// confinement lists what the daemon and the cryptsetup that it runs need, and nothing else (threat-model.md §4).
+//
+// With device-mapper the plain devices appear while we run, and a disk that was pulled comes back as another file: then
+// /dev stays open. That gives away little: who may use device-mapper reaches every block device through it.
+func confinement(c Config, mapper bool) []landlock.Rule {
+	const (
+		read    = landlock.Read
+		run     = landlock.Read | landlock.Execute
+		change  = landlock.Read | landlock.Write
+		own     = landlock.Read | landlock.Write | landlock.Make
+		devices = landlock.Read | landlock.Write | landlock.Device
+	)
+	var rules []landlock.Rule
+	allow := func(a landlock.Access, paths ...string) {
+		for _, p := range paths {
+			rules = append(rules, landlock.Rule{Path: p, Access: a})
+		}
+	}
+	allow(own, c.State.Copies...)
+	allow(own, filepath.Dir(c.API.Socket), os.TempDir()) // an encryption in place keeps its new header in the second
+	allow(devices, c.SP.Port)
+	if socket, ok := strings.CutPrefix(c.TPM.Device, "unix:"); ok {
+		allow(read, filepath.Dir(socket))
+	} else {
+		allow(devices, c.TPM.Device)
+	}
+	allow(read, present(c.TPM.EventLog))
+	for _, k := range c.Disks {
+		allow(devices, k.Path)
+	}
+	if mapper {
+		allow(devices, "/dev")
+		allow(own, "/dev/mapper", "/run/cryptsetup")
+		allow(read, "/run/udev")
+	}
+	// Programs and libraries, what their start reads, and what the kernel tells.
+	allow(run, "/usr", "/bin", "/sbin", "/lib", "/lib64")
+	allow(read, "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ssl", "/etc/gcrypt", "/etc/crypto-policies", "/etc/localtime", "/proc", "/sys")
+	allow(change, "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+	return rules
+}
+
+// present is the path itself, or its folder while it is not there: firmware logs appear with their file system.
+func present(path string) string {
+	if _, err := os.Stat(path); err != nil {
+		return cmp.Or(filepath.Dir(path), path)
+	}
+	return path
+}
