@@ -63,7 +63,7 @@ func TestBootOf(t *testing.T) {
 		{Name: "tpm", MS: 5, AtMS: 9}, {Name: "seal", MS: 3, AtMS: 12}, {Name: "peers", MS: 1, AtMS: 13},
 		{Name: "quorum", MS: 1, AtMS: 14}, {Name: "shares", MS: 16, AtMS: 30}, {Name: "disks", MS: 30, AtMS: 60},
 	}}}
-	want := boot{threshold: 21 * time.Millisecond, secret: 30 * time.Millisecond, unlocked: 60 * time.Millisecond}
+	want := boot{threshold: 21 * time.Millisecond, seal: 3 * time.Millisecond, secret: 30 * time.Millisecond, unlocked: 60 * time.Millisecond}
 	if have := bootOf(st); have != want {
 		t.Errorf("have %+v, want %+v", have, want)
 	}

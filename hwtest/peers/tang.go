@@ -108,6 +108,7 @@ func (s *tangServer) advertisement(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	req.Close = true // tangd lives as long as its connection
 	rsp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
 	if err != nil {
 		return fmt.Errorf("peers: tang: advertisement: %w", err)
