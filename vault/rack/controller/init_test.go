@@ -115,7 +115,7 @@ func TestResumePreparing(t *testing.T) {
 	t.Parallel()
 	r := newRack(t, 3)
 	r.sleds[2].unready = true
-	_, err := r.init(300 * time.Millisecond)
+	_, err := r.init(2 * time.Second)
 	wantWaiting(t, err, "s3")
 	r.sleds[2].unready = false
 	r.sleds[0].mu.Lock()
@@ -152,7 +152,7 @@ func TestMemberDown(t *testing.T) {
 	t.Parallel()
 	r := newRack(t, 3)
 	r.sleds[1].stop()
-	_, err := r.init(300 * time.Millisecond)
+	_, err := r.init(2 * time.Second)
 	wantWaiting(t, err, "s2")
 	if _, err := os.Stat(filepath.Join(r.dir, "journal.json")); err == nil {
 		t.Error("an epoch was used up before all sleds were there")
@@ -192,7 +192,7 @@ func TestMemberMissesDecision(t *testing.T) {
 			<-changed
 		}
 	}()
-	_, err := r.init(time.Second)
+	_, err := r.init(3 * time.Second)
 	wantWaiting(t, err, "s3")
 	r.onTell = nil
 	st, err := journal.Peek(r.dir)
