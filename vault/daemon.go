@@ -103,6 +103,9 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 	d.rotation = newRotation(d, o.rotation)
 	d.claim = &claiming{}
 	d.removal = newRemoval()
+	if o.started != nil {
+		o.started(d)
+	}
 	d.confine(o.Confine)
 	return d.serve(ctx)
 }

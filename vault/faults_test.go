@@ -205,6 +205,9 @@ func TestSilentSP(t *testing.T) {
 }
 
 func TestAttack(t *testing.T) {
+	t.Run("ledger-rollback", ledgerRollback)
+	t.Run("lone-expunge", loneExpunge)
+	t.Run("orphan-old-secrets", orphanOldSecrets)
 	t.Run("wiped-state", func(t *testing.T) {
 		r := unlockedRack(t, 3)
 		s := r.sleds[2]
