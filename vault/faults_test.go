@@ -226,4 +226,5 @@ func TestAttack(t *testing.T) {
 			t.Errorf("the sled may be claimed by %s, want only %s", fp, r.fp)
 		}
 	})
+	t.Run("mixed-polynomial", mixedPolynomial)
 }

@@ -39,6 +39,7 @@ func lockFolders(dirs []string) (folderLocks, error) {
 
 func (l folderLocks) release() {
 	for _, f := range l {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // a child between fork and exec may still hold the file
 		_ = f.Close()
 	}
 }

@@ -1,0 +1,259 @@
+package vault_test
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sledvault/sledvault/hwtest/sim/firmware"
+	"github.com/sledvault/sledvault/vault"
+	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/secret"
+	"github.com/sledvault/sledvault/vault/unlock"
+)
+
+// rotate gives the rack a new epoch.
+func (r *testRack) rotate() {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := r.controller().Rotate(ctx); err != nil {
+		for _, s := range r.sleds {
+			r.t.Logf("%s\n%s", s.name, s.logs)
+		}
+		r.t.Fatal(err)
+	}
+}
+
+// slots counts the keys that open the sled's disk.
+func (s *testSled) slots() int {
+	s.rack.t.Helper()
+	h, err := unlock.New(unlock.Config{}).Inspect(s.rack.t.Context(), unlock.Disk{ID: "data0", Backend: unlock.BackendLUKS2, Path: s.cfg.Disks[0].Path})
+	must(s.rack.t, err)
+	return len(h.Slots)
+}
+
+// disk is the sled's disk, or one in no state while the sled does not answer.
+func (s *testSled) disk() api.Disk {
+	d, err := s.local().Disks(s.rack.t.Context())
+	if err != nil || len(d) == 0 {
+		return api.Disk{}
+	}
+	return d[0]
+}
+
+// isAt waits until the disk is open under the key of an epoch.
+func (s *testSled) isAt(e ident.Epoch) {
+	s.rack.t.Helper()
+	s.await("the disk open at its epoch", func(s *testSled) bool { d := s.disk(); return d.State == "unlocked" && d.Epoch == e })
+}
+
+// rotatedTo waits until the disk has the key of an epoch and no other.
+func (s *testSled) rotatedTo(e ident.Epoch) {
+	s.rack.t.Helper()
+	s.await("the disk rotated", func(s *testSled) bool {
+		d := s.disk()
+		return d.State == "unlocked" && d.Epoch == e && d.Rotation == ""
+	})
+	if n := s.slots(); n != 1 {
+		s.rack.t.Errorf("%s: rotated to epoch %d: have %d key slots, want 1", s.name, e, n)
+	}
+}
+
+// held is an agreement that never comes.
+func held(o vault.Options) vault.Options {
+	return vault.WithRotation(o, nil, func(ctx context.Context, _ ident.Epoch) (secret.RackSecret, error) {
+		<-ctx.Done()
+		return secret.RackSecret{}, ctx.Err()
+	})
+}
+
+// restart ends the daemon and starts it with options.
+func (s *testSled) restart(o func(vault.Options) vault.Options) {
+	s.rack.t.Helper()
+	s.stop()
+	s.options = o
+	s.start()
+}
+
+// TestRotation: after a change of the rack every sled moves its disk to the new key by itself; the old one opens nothing.
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	r.rotate()
+	for i, s := range r.sleds {
+		s.rotatedTo(2)
+		s.checkPattern(uint64(i))
+		if st := s.status(); len(st.Alarms) != 0 || st.Boot.Step != "done" {
+			t.Errorf("%s: have %+v", s.name, st)
+		}
+	}
+	for _, s := range r.sleds {
+		s.stop()
+	}
+	for _, s := range r.sleds {
+		s.powerCycle(firmware.Options{})
+	}
+	for i, s := range r.sleds {
+		s.rotatedTo(2)
+		s.checkPattern(uint64(i))
+	}
+}
+
+// TestRotationResumes: a sled dies after each step of a rotation. What its ledger says opens the disk, and the next life
+// finishes.
+func TestRotationResumes(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	s, epoch := r.sleds[0], ident.Epoch(1)
+	for _, c := range []struct {
+		step  string
+		moved bool // whether the record is of the new epoch
+		slots int
+	}{{"agreed", false, 1}, {"added", false, 2}, {"recorded", true, 2}, {"retired", true, 1}, {"done", true, 1}} {
+		there := make(chan struct{})
+		s.restart(func(o vault.Options) vault.Options {
+			return vault.WithRotation(o, func(ctx context.Context, step string) {
+				if step == c.step {
+					close(there)
+					<-ctx.Done()
+				}
+			}, nil)
+		})
+		s.isAt(epoch)
+		r.rotate()
+		select {
+		case <-there:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("step %s never came\n%s", c.step, s.logs)
+		}
+		s.stop()
+		if n := s.slots(); n != c.slots {
+			t.Errorf("dead after %s: have %d key slots, want %d", c.step, n, c.slots)
+		}
+		want := epoch
+		if c.moved {
+			want++
+		}
+		s.restart(held) // nothing else moves
+		s.isAt(want)
+		epoch++
+		s.restart(nil)
+		s.rotatedTo(epoch)
+		s.checkPattern(0)
+	}
+	for i, s := range r.sleds[1:] {
+		s.rotatedTo(epoch)
+		s.checkPattern(uint64(i + 1))
+	}
+}
+
+// TestRotationWaits: without one sled more than the threshold the disks open under their old keys and wait, naming who
+// is missing. The moment that sled comes they move.
+func TestRotationWaits(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	for _, s := range r.sleds {
+		s.restart(held)
+		s.isAt(1)
+	}
+	r.rotate()
+	away := r.sleds[2]
+	for _, s := range r.sleds {
+		s.stop()
+	}
+	for _, s := range r.sleds[:2] {
+		s.restart(nil)
+	}
+	for i, s := range r.sleds[:2] {
+		s.isAt(1)
+		s.await("rotate", func(s *testSled) bool {
+			st := s.status()
+			return st.Boot.Step == vault.StepRotate && st.Boot.Error != nil && st.Boot.Error.Code == vault.CodeRotationWaits &&
+				strings.Contains(st.Boot.Waiting, away.serial) && !strings.Contains(st.Boot.Waiting, r.sleds[1-i].serial) && st.Quorum.Collecting != nil
+		})
+		if d := s.disk(); d.Rotation != "to epoch 2: waits for 913-0000019:"+away.serial {
+			t.Errorf("%s: have %+v", s.name, d)
+		}
+		if c := s.status().Quorum.Collecting; c.Purpose != "agreement" || c.Have != 1 || c.Want != 3 {
+			t.Errorf("%s: have %+v", s.name, c)
+		}
+		s.checkPattern(uint64(i)) // waiting holds nobody up
+		if n := s.slots(); n != 1 {
+			t.Errorf("%s: have %d key slots", s.name, n)
+		}
+	}
+	away.restart(nil)
+	for i, s := range r.sleds {
+		s.rotatedTo(2)
+		s.checkPattern(uint64(i))
+		s.await("done", func(s *testSled) bool { return s.status().Boot.Step == vault.StepDone })
+	}
+}
+
+// TestRotationCatchesUp: a disk that was away during several changes opens by an old secret and moves to the newest.
+// A disk that cannot be written says so and moves when the operator asks again.
+func TestRotationCatchesUp(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	s := r.sleds[0]
+	path := s.cfg.Disks[0].Path
+	must(t, os.Rename(path, path+".away"))
+	r.rotate() // the disk was open: it fails
+	s.await("failed rotation", func(s *testSled) bool { return strings.Contains(s.disk().Rotation, "failed: ") })
+	if st := s.status(); counted(st, vault.CodeRotationFailed) == 0 || s.disk().Epoch != 1 {
+		t.Errorf("have %+v", st)
+	}
+	s.restart(nil)
+	s.await("absent disk", func(s *testSled) bool { return s.disk().State == "absent" })
+	if d := s.disk(); d.Rotation != "to epoch 2: waits until the disk is open" {
+		t.Errorf("have %+v", d)
+	}
+	r.rotate()
+	must(t, os.Rename(path+".away", path))
+	s.unlocks()
+	s.rotatedTo(3)
+	s.checkPattern(0)
+
+	must(t, os.Rename(path, path+".away"))
+	r.rotate()
+	s.await("failed rotation", func(s *testSled) bool { return strings.Contains(s.disk().Rotation, "failed: ") })
+	must(t, os.Rename(path+".away", path))
+	s.unlocks() // the operator asks again
+	s.rotatedTo(4)
+	s.checkPattern(0)
+}
+
+// mixedPolynomial: a rack whose shares do not fit together keeps its disks at their old keys.
+func mixedPolynomial(t *testing.T) {
+	r := unlockedRack(t, 3)
+	s := r.sleds[0]
+	s.restart(func(o vault.Options) vault.Options {
+		return vault.WithRotation(o, nil, func(context.Context, ident.Epoch) (secret.RackSecret, error) {
+			return secret.RackSecret{}, reason.New(quorum.CodeSharesDisagree, "remove it", "quorum: the shares of epoch 2 do not lie on one polynomial")
+		})
+	})
+	s.isAt(1)
+	r.rotate()
+	s.await("refusal", func(s *testSled) bool { return strings.HasPrefix(s.disk().Rotation, "to epoch 2: refused: ") })
+	if d := s.disk(); d.State != "unlocked" || d.Epoch != 1 || s.slots() != 1 {
+		t.Errorf("have %+v with %d slots", d, s.slots())
+	}
+	s.checkPattern(0)
+	st := s.status()
+	if counted(st, quorum.CodeSharesDisagree) == 0 {
+		t.Errorf("not counted: %+v", st.Reasons)
+	}
+	s.stop()
+	s.start()
+	s.isAt(1) // and after a restart
+	s.await("rotate", func(s *testSled) bool {
+		st := s.status()
+		return st.Boot.Step == vault.StepRotate && st.Boot.Error != nil && st.Boot.Error.Code == quorum.CodeSharesDisagree
+	})
+}
