@@ -342,7 +342,9 @@ func (c *Controller) insist(ctx context.Context, b ident.Baseboard, f func(*Sled
 		if err == nil || reason.RemedyOf(err) != reason.Retry {
 			return err
 		}
-		c.waitingFor(b, err)
+		if ctx.Err() == nil { // otherwise nobody waits any more
+			c.waitingFor(b, err)
+		}
 		select {
 		case <-ctx.Done():
 			return err
