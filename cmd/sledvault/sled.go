@@ -119,6 +119,9 @@ func diskLine(d api.Disk) string {
 	if d.Error != nil {
 		s += ": " + d.Error.Text + " (" + string(d.Error.Code) + ")"
 	}
+	if d.Rotation != "" {
+		s += "; rotation " + d.Rotation
+	}
 	return s
 }
 
