@@ -58,7 +58,7 @@ func Restrict(rules []Rule) (Result, error) {
 	res := Result{ABI: int(version)}
 	all := handled(res.ABI)
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: all}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0) //nolint:gosec // the kernel takes the address of a struct
 	if errno != 0 {
 		return Result{}, fmt.Errorf("landlock: make the rule set: %w", errno)
 	}
@@ -99,7 +99,7 @@ func add(set int, r Rule, all uint64) error {
 		return nil
 	}
 	attr := unix.LandlockPathBeneathAttr{Allowed_access: allowed, Parent_fd: int32(fd)}
-	if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(set), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&attr)), 0, 0, 0); errno != 0 {
+	if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(set), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&attr)), 0, 0, 0); errno != 0 { //nolint:gosec // as above
 		return errno
 	}
 	return nil
