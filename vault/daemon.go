@@ -81,6 +81,7 @@ type Options struct {
 	Confine bool
 
 	rotation rotationHooks // tests only
+	started  func(*Daemon) // tests only
 }
 
 // Run is one life of the daemon. It returns nil when ctx ends.
