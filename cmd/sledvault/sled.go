@@ -16,6 +16,7 @@ import (
 
 	"github.com/sledvault/sledvault/internal/cli"
 	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/api/client"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/reason"
 )
@@ -236,16 +237,38 @@ func (a *app) unlockCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), timeout+openTimeout)
 			defer cancel()
-			disks, err := a.sled().Unlock(ctx, timeout)
+			disks, err := a.unlock(ctx, timeout)
 			if err != nil {
 				return err
 			}
 			return a.print(api.DisksReply{Disks: disks}, func(w io.Writer) { writeDisks(w, disks) })
 		},
 	}
-	c.Flags().BoolVar(&wait, "wait", false, "wait for enough sleds")
+	c.Flags().BoolVar(&wait, "wait", false, "wait for the daemon and for enough sleds")
 	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait")
 	return c
+}
+
+// Pauses between attempts to reach a daemon that is still starting, or being started again.
+const (
+	redialFirst = 10 * time.Millisecond
+	redialLast  = 250 * time.Millisecond
+)
+
+// unlock asks the daemon to open the disks. A caller that waits, as the sled's boot does, waits for the daemon as well.
+func (a *app) unlock(ctx context.Context, wait time.Duration) ([]api.Disk, error) {
+	until := time.Now().Add(wait)
+	for pause := redialFirst; ; pause = min(2*pause, redialLast) {
+		disks, err := a.sled().Unlock(ctx, max(time.Until(until), 0))
+		if reason.CodeOf(err) != client.CodeUnreachable || time.Until(until) < pause {
+			return disks, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 func (a *app) quorumCommand() *cobra.Command {
