@@ -49,7 +49,7 @@ func (a *app) benchPeersCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "bench-peers", Short: "sledvault beside clevis, tang, tpm2-tools and systemd-creds", Args: noArgs,
 		Long: "Runs racks of sledvault and the programs that people use for the same job on this machine, in turns, and\n" +
-			"prints medians and ratios (docs/benchmarks.md). Takes about two minutes, and needs the Debian packages of the\n" +
+			"prints medians and ratios (docs/benchmarks.md). Takes about four minutes, and needs the Debian packages of the\n" +
 			"peers: --install gets them.",
 		Example: "  go run ./cmd/hwtest bench-peers --install\n  go run ./cmd/hwtest bench-peers --json",
 		RunE:    func(c *cobra.Command, _ []string) error { return a.benchPeers(c.Context(), o) },
@@ -128,7 +128,7 @@ func (a *app) benchBoot(ctx context.Context, o *benchOptions) error {
 		if a.json {
 			return cli.JSON(a.out, figures)
 		}
-		return peers.Table(a.out, figures)
+		return peers.BootTable(a.out, figures)
 	})
 }
 

@@ -120,10 +120,14 @@ func figureTable(b *strings.Builder, figures []Figure) {
 	table(b, rows)
 }
 
-// Table writes figures as a Markdown table.
-func Table(w io.Writer, figures []Figure) error {
+// BootTable writes the figures of [Boots] as a Markdown table.
+func BootTable(w io.Writer, figures []Figure) error {
+	rows := [][]string{{"sleds", "boots", "median ms", "fastest", "slowest"}}
+	for _, f := range figures {
+		rows = append(rows, []string{f.Who, fmt.Sprint(f.N), text(f.Median), text(f.Min), text(f.Max)})
+	}
 	var b strings.Builder
-	figureTable(&b, figures)
+	table(&b, rows)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

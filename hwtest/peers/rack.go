@@ -69,8 +69,17 @@ func bootOf(st api.Status) (b boot) {
 	return b
 }
 
-// cycle cuts the power of one sled and waits for its disks.
+// settle is a pause between two boots of one sled. Peers take one knock of a sled in 250 ms (peers.md §2), and no machine
+// boots twice in that time.
+const settle = 500 * time.Millisecond
+
+// cycle cuts the power of one sled, which has been up for a while, and waits for its disks.
 func cycle(ctx context.Context, s *simrack.Sled) (boot, error) {
+	select {
+	case <-time.After(settle):
+	case <-ctx.Done():
+		return boot{}, ctx.Err()
+	}
 	if err := s.PowerCycle(); err != nil {
 		return boot{}, err
 	}
