@@ -30,7 +30,7 @@ demo: ## a whole rack on this machine
 bench: ## figures of docs/benchmarks.md
 	$(GO) test -run '^$$' -bench . -benchmem ./vault/gfss ./vault/keys ./vault/quorum ./sealing ./vault/ledger ./rot/... ./tpm
 
-bench-peers: ## beside clevis, tang, tpm2-tools and systemd-creds (about five minutes)
+bench-peers: ## beside clevis, tang, tpm2-tools and systemd-creds (about four minutes)
 	$(GO) run ./cmd/hwtest bench-peers $(if $(INSTALL),--install)
 
 bench-boot: ## cold boots of racks of 3 to 31 sleds, and their plot
