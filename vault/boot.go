@@ -3,9 +3,12 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/sealing"
@@ -117,10 +120,22 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 		return err
 	}
 	d.setSet(set)
-	if err := d.openLedger(ctx, set, rec); err != nil || d.getStore() == nil || len(envelopes) == 1 {
-		return err
+	d.repairSet(set)
+	return d.openLedger(ctx, set, rec)
+}
+
+// repairSet writes the set into the folders that lack it. It is public and vouched for by the claim, so no counter moves.
+func (d *Daemon) repairSet(set *enroll.Set) {
+	want := set.Encode()
+	for _, dir := range d.cfg.State.Copies {
+		if have, err := os.ReadFile(filepath.Join(dir, ledger.EnrolmentFile)); err == nil && bytes.Equal(have, want) {
+			continue
+		}
+		if err := ledger.WriteEnrolment(d.dirs(), want); err != nil {
+			d.reasons.CountError(ledger.CodeEnrolment, "", err) // one copy serves; the ledger says which medium is bad
+		}
+		return
 	}
-	return d.getStore().saveSet(ctx, set, set.Encode()) // the copies differed
 }
 
 // chooseSet finds the newest enrolment set that the TPM's claim vouches for. Wiped or damaged folders of a sled that
@@ -242,6 +257,9 @@ func (d *Daemon) openLedger(ctx context.Context, set *enroll.Set, rec *enroll.Re
 
 // haveLedger publishes an opened or newly made ledger.
 func (d *Daemon) haveLedger(l *ledger.Ledger, st wire.LedgerState) error {
+	if f := d.rotation.hooks.loaded; f != nil {
+		st = f(st)
+	}
 	s := newStore(l, st, d.counterMoved, d.fail)
 	if err := d.setStore(s); err != nil {
 		return err

@@ -5,10 +5,17 @@ import (
 
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/secret"
+	"github.com/sledvault/sledvault/vault/wire"
 )
 
 // WithRotation lets a test watch the steps of rotations, and stand in for the rack's agreement. Both may be nil.
 func WithRotation(o Options, reached func(context.Context, string), agree func(context.Context, ident.Epoch) (secret.RackSecret, error)) Options {
-	o.rotation = rotationHooks{reached: reached, agree: agree}
+	o.rotation.reached, o.rotation.agree = reached, agree
+	return o
+}
+
+// WithLedger lets a test change what a sled finds in its ledger, as if its rack had done so.
+func WithLedger(o Options, loaded func(wire.LedgerState) wire.LedgerState) Options {
+	o.rotation.loaded = loaded
 	return o
 }

@@ -58,8 +58,9 @@ type rotation struct {
 	news   chan struct{}    // closed and replaced at each change
 }
 
-// rotationHooks let tests stop at a step, or stand in for the rack.
+// rotationHooks let tests stop at a step, stand in for the rack, or change what the ledger holds.
 type rotationHooks struct {
+	loaded  func(wire.LedgerState) wire.LedgerState
 	reached func(context.Context, string)
 	agree   func(context.Context, ident.Epoch) (secret.RackSecret, error)
 }

@@ -2,19 +2,25 @@ package vault_test
 
 import (
 	"context"
+	"crypto/rand"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sledvault/sledvault/hwtest/sim/firmware"
+	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault"
 	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/quorum"
-	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/secret"
 	"github.com/sledvault/sledvault/vault/unlock"
+	"github.com/sledvault/sledvault/vault/wire"
 )
 
 // rotate gives the rack a new epoch.
@@ -229,31 +235,90 @@ func TestRotationCatchesUp(t *testing.T) {
 	s.checkPattern(0)
 }
 
-// mixedPolynomial: a rack whose shares do not fit together keeps its disks at their old keys.
+// mixed is a second configuration of a rack at epoch 1, granted and certified by its operator, whose coordinator gave the
+// last sled a share of another polynomial. Every digest fits.
+func (r *testRack) mixed(states []quorum.State) (*quorum.Configuration, *quorum.Certificate, []gfss.Share) {
+	t := r.t
+	t.Helper()
+	heap, first := secret.Heap{}, states[0].Configs[1]
+	old, err := gfss.Combine(heap, []gfss.Share{states[0].Shares[1], states[1].Shares[1]})
+	must(t, err)
+	var split [2][]gfss.Share
+	var next [2]secret.RackSecret
+	for i := range split {
+		next[i], err = keys.NewRackSecret(heap, rand.Reader)
+		must(t, err)
+		split[i], err = gfss.Split(heap, rand.Reader, next[i], len(states), int(first.Threshold))
+		must(t, err)
+	}
+	shares := append(slices.Clone(split[0][:len(states)-1]), split[1][len(states)-1])
+	enc, err := keys.Encrypt(rand.Reader, next[0], first.RackID, 2, keys.OldSecrets{1: old})
+	must(t, err)
+	c := &quorum.Configuration{RackID: first.RackID, Epoch: 2, Coordinator: first.Members[2].ID, Threshold: first.Threshold, EncryptedSecrets: &enc}
+	for i, m := range first.Members {
+		digest, err := shares[i].Digest()
+		must(t, err)
+		c.Members = append(c.Members, quorum.Member{ID: m.ID, ShareDigest: digest})
+	}
+	key, err := enroll.LoadKey(heap, filepath.Join(r.dir, "rack", "membership.key"))
+	must(t, err)
+	defer key.Destroy()
+	cert, err := enroll.SignCertificate(key, c)
+	must(t, err)
+	return c, cert, shares
+}
+
+// mixedPolynomial: a coordinator that the operator trusts handed out shares that do not lie on one polynomial. Two sleds
+// alone rebuild a secret and see nothing wrong. When the third comes, they refuse to move their disks to it.
 func mixedPolynomial(t *testing.T) {
 	r := unlockedRack(t, 3)
-	s := r.sleds[0]
-	s.restart(func(o vault.Options) vault.Options {
-		return vault.WithRotation(o, nil, func(context.Context, ident.Epoch) (secret.RackSecret, error) {
-			return secret.RackSecret{}, reason.New(quorum.CodeSharesDisagree, "remove it", "quorum: the shares of epoch 2 do not lie on one polynomial")
+	states := make([]quorum.State, len(r.sleds))
+	for i, s := range r.sleds {
+		s.restart(func(o vault.Options) vault.Options {
+			return vault.WithLedger(o, func(l wire.LedgerState) wire.LedgerState { states[i] = l.Quorum.Clone(); return l })
 		})
-	})
-	s.isAt(1)
-	r.rotate()
-	s.await("refusal", func(s *testSled) bool { return strings.HasPrefix(s.disk().Rotation, "to epoch 2: refused: ") })
-	if d := s.disk(); d.State != "unlocked" || d.Epoch != 1 || s.slots() != 1 {
-		t.Errorf("have %+v with %d slots", d, s.slots())
+		s.isAt(1)
 	}
-	s.checkPattern(0)
-	st := s.status()
-	if counted(st, quorum.CodeSharesDisagree) == 0 {
-		t.Errorf("not counted: %+v", st.Reasons)
+	for _, s := range r.sleds {
+		s.stop()
 	}
-	s.stop()
-	s.start()
-	s.isAt(1) // and after a restart
-	s.await("rotate", func(s *testSled) bool {
+	c, cert, shares := r.mixed(states)
+	for i, s := range r.sleds {
+		s.options = func(o vault.Options) vault.Options {
+			return vault.WithLedger(o, func(l wire.LedgerState) wire.LedgerState {
+				q := l.Quorum.Clone()
+				q.Configs[2], q.Shares[2], q.Commits[2], q.Certificates[2] = c, shares[i], true, cert
+				l.Quorum = q
+				return l
+			})
+		}
+	}
+	for _, s := range r.sleds[:2] {
+		s.start()
+	}
+	for i, s := range r.sleds[:2] {
+		s.isAt(1)
+		s.checkPattern(uint64(i))
+		s.await("waits", func(s *testSled) bool { return strings.HasPrefix(s.disk().Rotation, "to epoch 2: waits for ") })
+	}
+	r.sleds[2].start()
+	for _, s := range r.sleds[:2] {
+		s.await("refusal", func(s *testSled) bool { return strings.HasPrefix(s.disk().Rotation, "to epoch 2: refused: ") })
+		s.await("rotate", func(s *testSled) bool {
+			st := s.status()
+			return st.Boot.Step == vault.StepRotate && st.Boot.Error != nil && st.Boot.Error.Code == quorum.CodeSharesDisagree && st.NextStep != ""
+		})
 		st := s.status()
-		return st.Boot.Step == vault.StepRotate && st.Boot.Error != nil && st.Boot.Error.Code == quorum.CodeSharesDisagree
-	})
+		if n := counted(st, quorum.CodeSharesDisagree); n == 0 {
+			t.Errorf("%s: not counted: %+v", s.name, st.Reasons)
+		}
+		if !slices.ContainsFunc(st.Alarms, func(a api.Alarm) bool {
+			return a.Kind == string(quorum.AlarmMixedPolynomial) && a.Epoch == 2 && a.From != nil && *a.From == c.Coordinator
+		}) {
+			t.Errorf("%s: no alarm: %+v", s.name, st.Alarms)
+		}
+		if d := s.disk(); d.State != "unlocked" || d.Epoch != 1 || s.slots() != 1 {
+			t.Errorf("%s: have %+v with %d slots", s.name, d, s.slots())
+		}
+	}
 }
