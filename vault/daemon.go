@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sledvault/sledvault/internal/lockedmem"
@@ -33,6 +34,7 @@ type Daemon struct {
 	alloc   *lockedmem.Arena
 	rand    io.Reader
 	boot    *progress
+	changes *changes          // of the status
 	tls     *channel.Identity // the TLS key of this start
 	failed  chan error        // a defect or a failed save: the daemon must stop
 
@@ -42,6 +44,9 @@ type Daemon struct {
 	claim    *claiming       // enrolment in progress, enroll.go
 	confined []api.Hardening // set before anything is served
 	removal  removal         // news that this sled was removed, removed.go
+
+	haltBoot  func()      // ends the boot and waits for it
+	resetting atomic.Bool // reset.go
 
 	adopting sync.Mutex // one change of the enrolment set at a time
 
@@ -90,6 +95,9 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 		cfg: cfg, version: o.Version, log: o.Log, reasons: reason.NewLog(), rand: rand.Reader, boot: newProgress(o.Start, o.Log),
 		failed: make(chan error, 1), enrolled: make(chan struct{}, 1), state: api.StateStarting, seenTPMs: map[string]rot.Seen{}, seenNews: make(chan struct{}, 1),
 	}
+	d.changes = newChanges()
+	d.boot.tell = d.changes.bump
+	d.reasons.OnCount(d.changes.bump)
 	for _, name := range cfg.Relax.Names() {
 		o.Log.Warn("RELAXED: this sled accepts less than it should", "relaxation", name)
 	}
@@ -149,9 +157,18 @@ func (d *Daemon) serve(parent context.Context) error {
 			}
 		})
 	}
+	bootCtx, stopBoot := context.WithCancel(ctx)
+	booted := make(chan struct{})
+	d.haltBoot = func() { stopBoot(); <-booted }
 	start(local.Serve)
 	start(underlay.Serve)
-	start(d.bootUp)
+	start(func(context.Context) error {
+		defer close(booted)
+		if err := d.bootUp(bootCtx); bootCtx.Err() == nil {
+			return err
+		}
+		return nil
+	})
 	select {
 	case <-parent.Done():
 	case err = <-d.failed:
@@ -173,6 +190,9 @@ func (d *Daemon) fail(err error) {
 
 // close ends what the boot started, and wipes what it unsealed. Nothing else runs by then but the peer network.
 func (d *Daemon) close() {
+	if !d.resetting.Load() { // otherwise it is settled already
+		d.disks.settle()
+	}
 	d.mu.RLock()
 	stopNet, prover, st, t, line := d.stopNet, d.prover, d.store, d.tpm, d.sp
 	d.mu.RUnlock()
@@ -219,12 +239,13 @@ func (d *Daemon) setState(s api.State) {
 	if d.state != s {
 		d.log.Info("state", "from", d.state, "to", s)
 		d.state = s
+		d.changes.bump()
 	}
 }
 
 func (d *Daemon) getState() api.State { d.mu.RLock(); defer d.mu.RUnlock(); return d.state }
 
-func (d *Daemon) setSet(s *enroll.Set) { d.mu.Lock(); defer d.mu.Unlock(); d.set = s }
+func (d *Daemon) setSet(s *enroll.Set) { d.mu.Lock(); defer d.mu.Unlock(); d.set = s; d.changes.bump() }
 
 // Set is the current enrolment set, nil while unclaimed.
 func (d *Daemon) Set() *enroll.Set { d.mu.RLock(); defer d.mu.RUnlock(); return d.set }

@@ -34,6 +34,7 @@ type driver struct {
 	nextID   quorum.RequestID
 
 	committed func(ident.Epoch) // the latest committed epoch changed; 0: this sled was removed
+	onChange  func()            // the status changed
 
 	mu      sync.Mutex
 	status  quorum.Status // as of the last step
@@ -53,7 +54,7 @@ func newDriver(node *quorum.Node, st *store, peers *peer.Manager, reasons *reaso
 	return &driver{
 		node: node, store: st, reasons: reasons, log: log, peers: peers, committed: committed,
 		requests: make(chan *request, requestQueue), done: make(chan struct{}), replies: map[quorum.RequestID]chan quorum.Reply{},
-		status: node.Status(), version: 1, changed: make(chan struct{}),
+		status: node.Status(), version: 1, changed: make(chan struct{}), onChange: func() {},
 	}
 }
 
@@ -188,6 +189,7 @@ func (d *driver) refresh() (removed bool) {
 	d.version++
 	close(d.changed)
 	d.changed = make(chan struct{})
+	d.onChange()
 	return removed
 }
 

@@ -89,6 +89,7 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 	}
 	m.SetPeers(addrs)
 	drv := newDriver(node, store, m, d.reasons, d.log, d.onCommitted)
+	drv.onChange = d.changes.bump
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -423,6 +423,7 @@ func (r *rotation) tell(stuck error, failed map[string]error) {
 	r.stuck, r.failed = stuck, failed
 	close(r.news)
 	r.news = make(chan struct{})
+	r.d.changes.bump()
 }
 
 func (r *rotation) changed() <-chan struct{} {

@@ -45,10 +45,11 @@ type progress struct {
 	steps    []api.Step
 	unlocked float64       // ms from start; 0 before
 	news     chan struct{} // closed and replaced at each change
+	tell     func()        // told of each change, too
 }
 
 func newProgress(start time.Time, log *slog.Logger) *progress {
-	return &progress{start: start, since: start, step: StepHarden, log: log, news: make(chan struct{})}
+	return &progress{start: start, since: start, step: StepHarden, log: log, news: make(chan struct{}), tell: func() {}}
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -83,6 +84,7 @@ func (p *progress) wait(what string, err error) {
 func (p *progress) wake() {
 	close(p.news)
 	p.news = make(chan struct{})
+	p.tell()
 }
 
 // changed returns a channel that closes at the next change.
@@ -104,6 +106,7 @@ func (p *progress) open() {
 	defer p.mu.Unlock()
 	if p.unlocked == 0 {
 		p.unlocked = ms(time.Since(p.start))
+		p.tell()
 		p.wake()
 	}
 }

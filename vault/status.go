@@ -12,9 +12,10 @@ import (
 
 // Status puts together what every part says about itself.
 func (d *Daemon) Status(context.Context) api.Status {
+	revision, _ := d.changes.current() // first: what changes from here on is another revision
 	d.mu.RLock()
 	s := api.Status{
-		Version: d.version, State: d.state,
+		Version: d.version, Revision: revision, State: d.state,
 		Relaxed: d.cfg.Relax.Names(),
 	}
 	if !d.id.IsZero() {

@@ -103,6 +103,13 @@ func (s *store) snapshot() wire.LedgerState {
 	return s.state
 }
 
+// close ends saving: whatever is left to save fails.
+func (s *store) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.ledger.Close() // wipes what was unsealed, too
+}
+
 func (s *store) disk(id string) (wire.DiskRecord, bool) {
 	st := s.snapshot()
 	i := slices.IndexFunc(st.Disks, func(d wire.DiskRecord) bool { return d.ID == id })

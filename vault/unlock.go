@@ -75,6 +75,7 @@ func (s *disks) list() []api.Disk {
 // set takes in what became of a disk. Where there is no device-mapper a proved key is all that unlocking can mean; the
 // proof says so.
 func (s *disks) set(r unlock.Result) api.Disk {
+	defer s.d.changes.bump()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := s.state[r.ID]

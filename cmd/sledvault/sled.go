@@ -318,7 +318,7 @@ func (a *app) sealCommand() *cobra.Command {
 				b, _ := json.MarshalIndent(s.Seal, "", "  ")
 				_, _ = fmt.Fprintln(w, string(b))
 			})
-		}})
+		}}, a.resetCommand())
 }
 
 // part prints a part of the status.

@@ -89,6 +89,18 @@ func (f *fakeNode) Status(context.Context) api.Status {
 	return api.Status{Version: "fake", Baseboard: &sled, State: api.StateUnclaimed, Reasons: f.reasons.Entries()}
 }
 
+func (f *fakeNode) AwaitChange(context.Context, uint64) { _ = f.call("await") }
+
+func (f *fakeNode) ResetSeal(_ context.Context, who api.Caller, r api.ResetRequest) (func(), error) {
+	f.mu.Lock()
+	f.callers = append(f.callers, who)
+	f.mu.Unlock()
+	if err := f.call("reset " + r.Baseboard.String()); err != nil {
+		return nil, err
+	}
+	return func() { _ = f.call("end") }, nil
+}
+
 func (f *fakeNode) Disks(context.Context) []api.Disk {
 	_ = f.call("disks")
 	return []api.Disk{{ID: "data0", State: "locked"}}

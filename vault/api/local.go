@@ -144,6 +144,9 @@ func (l *Local) mux() http.Handler {
 	mux.HandleFunc(routeKey, func(w http.ResponseWriter, r *http.Request) {
 		l.guard(w, r, RoleUnlock, func(c Caller) { l.releaseKey(w, r, c) })
 	})
+	mux.HandleFunc(routeReset, func(w http.ResponseWriter, r *http.Request) {
+		l.guard(w, r, RoleOperate, func(c Caller) { l.reset(w, r, c) })
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		received(w, r)
 		c, _ := r.Context().Value(callerKey{}).(*Caller)
@@ -182,7 +185,7 @@ const maxWaitMS = 24 * 60 * 60 * 1000
 func (l *Local) routes() []route {
 	n := l.cfg.Node
 	rs := []route{
-		{"GET /v1/status", RoleObserve, func(ctx context.Context, _ *http.Request) (any, error) { return n.Status(ctx), nil }},
+		{"GET /v1/status", RoleObserve, l.status},
 		{"GET /v1/disks", RoleObserve, func(ctx context.Context, _ *http.Request) (any, error) {
 			return DisksReply{Disks: n.Disks(ctx)}, nil
 		}},
@@ -224,7 +227,7 @@ func (l *Local) formatDisk(ctx context.Context, r *http.Request) (any, error) {
 
 // Patterns lists the local API's routes as "METHOD path", for the test that holds openapi.json against them.
 func (l *Local) Patterns() []string {
-	out := []string{routeKey}
+	out := []string{routeKey, routeReset}
 	for _, r := range l.routes() {
 		out = append(out, r.pattern)
 	}

@@ -68,6 +68,8 @@ func sample(pattern string) (method, path, body string) {
 		body = `{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"certificate":` + cert + `}`
 	case "/v1/peers":
 		body = `{"peers":[]}`
+	case "/v1/seal/reset":
+		body = `{"baseboard":"` + sled.String() + `","leave_rack":false}`
 	case "/v1/unlock", "/v1/disks/data0/format", "/v1/disks/data0/key":
 		body = `{}`
 	case "/v1/quorum/prepare-and-commit":
@@ -130,7 +132,7 @@ func TestNoRules(t *testing.T) {
 		}
 	}
 	for _, c := range f.callers {
-		if c.Role != api.RoleUnlock || c.UID != uint32(os.Getuid()) || c.PID != int32(os.Getpid()) {
+		if c.Role != api.RoleUnlock && c.Role != api.RoleOperate || c.UID != uint32(os.Getuid()) || c.PID != int32(os.Getpid()) {
 			t.Errorf("caller: have %+v", c)
 		}
 	}

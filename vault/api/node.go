@@ -27,6 +27,8 @@ type Caller struct {
 // returns a reason.Error when it cannot serve.
 type Node interface {
 	Status(ctx context.Context) Status
+	// AwaitChange returns when the status has another revision than the given one, or when ctx ends.
+	AwaitChange(ctx context.Context, after uint64)
 	Disks(ctx context.Context) []Disk
 	// Unlock opens every locked disk and returns them all. Below the threshold it waits at most as asked and names who
 	// is missing.
@@ -35,6 +37,9 @@ type Node interface {
 	ReleaseKey(ctx context.Context, who Caller, disk string) (secret.DiskKey, error)
 	FormatDisk(ctx context.Context, who Caller, disk string, r FormatRequest) (Disk, error)
 	SetPeers(ctx context.Context, peers []string) error
+	// ResetSeal makes the sled forget its rack. If end is not nil the daemon must end, whether it succeeded or not: the
+	// caller calls it when the answer is on its way.
+	ResetSeal(ctx context.Context, who Caller, r ResetRequest) (end func(), err error)
 	TPMIdentity(ctx context.Context) (TPMIdentity, error)
 	SPIdentity(ctx context.Context) (SPIdentity, error)
 

@@ -39,13 +39,14 @@ type routeDoc struct {
 // routeDocs describes every route of both APIs. TestRoles and TestAccess hold it against what the servers do.
 func routeDocs() map[string]routeDoc {
 	return map[string]routeDoc{
-		"GET /v1/status":                    {"What the sled does, waits for and has refused.", nil, api.Status{}, api.RoleObserve, "anyone"},
+		"GET /v1/status":                    {"What the sled does, waits for and has refused: at once, or locally when its revision is no longer ?after=, or after 30 s.", nil, api.Status{}, api.RoleObserve, "anyone"},
 		"GET /v1/disks":                     {"The sled's disks.", nil, api.DisksReply{}, api.RoleObserve, ""},
 		"GET /v1/tpm":                       {"The keys of the sled's TPM.", nil, api.TPMIdentity{}, api.RoleObserve, ""},
 		"GET /v1/sp":                        {"The baseboard identity, read again over the serial line.", nil, api.SPIdentity{}, api.RoleObserve, ""},
 		"POST /v1/unlock":                   {"Open every locked disk; below the threshold wait as asked, then name who is missing.", api.UnlockRequest{}, api.DisksReply{}, api.RoleUnlock, ""},
 		"POST /v1/disks/{id}/format":        {"Encrypt a disk under the rack's newest epoch.", api.FormatRequest{}, api.Disk{}, api.RoleUnlock, ""},
 		"POST /v1/disks/{id}/key":           {"The 32 bytes of a disk's key. The release is recorded before the first byte leaves.", struct{}{}, octets{}, api.RoleUnlock, ""},
+		"POST /v1/seal/reset":               {"Forget the rack: counter and claim go from the TPM, the state is moved aside, and the daemon ends, to be started again.", api.ResetRequest{}, struct{}{}, api.RoleOperate, ""},
 		"PUT /v1/peers":                     {"Replace the list of peer addresses.", api.PeersRequest{}, struct{}{}, api.RoleAgent, ""},
 		"POST /v1/quorum/configuration":     {"Coordinate a configuration, with the operator's grant.", api.ReconfigureRequest{}, struct{}{}, api.RoleOperate, "controller"},
 		"GET /v1/quorum/coordinator":        {"The progress of a coordination: at once, or when its version exceeds ?after=, or after 30 s.", nil, api.CoordinatorStatus{}, api.RoleOperate, "controller"},
@@ -150,6 +151,9 @@ func (s *schemas) operation(path string, d routeDoc) object {
 	}
 	if strings.HasSuffix(path, "/coordinator") {
 		params = append(params, object{"name": "after", "in": "query", "schema": object{"type": "integer", "minimum": 0}, "description": "the version that the caller knows"})
+	}
+	if path == "/v1/status" {
+		params = append(params, object{"name": "after", "in": "query", "schema": object{"type": "integer", "minimum": 0}, "description": "the revision that the caller knows; local API only"})
 	}
 	if params != nil {
 		op["parameters"] = params

@@ -38,7 +38,8 @@ type Status struct {
 	Hardening []Hardening      `json:"hardening"`
 	Relaxed   []string         `json:"relaxed"` // names of the active relaxations
 	Alarms    []Alarm          `json:"alarms"`
-	Reasons   []reason.Entry   `json:"reasons"` // every refusal, drop and failure, counted
+	Reasons   []reason.Entry   `json:"reasons"`  // every refusal, drop and failure, counted
+	Revision  uint64           `json:"revision"` // counts changes since the start; pass it as ?after= to wait for the next one
 }
 
 // Boot is the progress of the boot, in the order of boot-path.md.

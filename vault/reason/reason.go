@@ -121,13 +121,15 @@ type Log struct {
 	mu      sync.Mutex
 	start   time.Time
 	entries map[key]*Entry
+	told    func()
 }
 
 // NewLog makes an empty log whose clock starts now.
-func NewLog() *Log { return &Log{start: time.Now(), entries: map[key]*Entry{}} }
+func NewLog() *Log { return &Log{start: time.Now(), entries: map[key]*Entry{}, told: func() {}} }
 
 // Count records one occurrence. The peer and the cause are cut to a readable length.
 func (l *Log) Count(code Code, peer, cause string) {
+	defer l.told()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := key{code, clip(peer, 128)}
@@ -146,6 +148,9 @@ func (l *Log) Count(code Code, peer, cause string) {
 	e.Last = clip(cause, 512)
 	e.LastMS = time.Since(l.start).Milliseconds()
 }
+
+// OnCount has f called after each occurrence, outside of the log's lock. It is set before the log is used.
+func (l *Log) OnCount(f func()) { l.told = f }
 
 // CountError records an error under its own code, or under the fallback if it has none.
 func (l *Log) CountError(fallback Code, peer string, err error) {
