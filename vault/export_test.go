@@ -19,3 +19,9 @@ func WithLedger(o Options, loaded func(wire.LedgerState) wire.LedgerState) Optio
 	o.rotation.loaded = loaded
 	return o
 }
+
+// Secrets counts the pieces of locked memory in use, and the rack secrets that the node keeps.
+func (d *Daemon) Secrets() (pieces, loaded int) {
+	st, _, _ := d.getDriver().Status()
+	return d.alloc.Stats().Pieces, len(st.Loader.Loaded)
+}

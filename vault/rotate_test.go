@@ -1,12 +1,15 @@
 package vault_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -232,6 +235,92 @@ func TestRotationCatchesUp(t *testing.T) {
 	must(t, os.Rename(path+".away", path))
 	s.unlocks() // the operator asks again
 	s.rotatedTo(4)
+	s.checkPattern(0)
+}
+
+// TestRotationWithoutOne: of five sleds three open their disks, four move them, and the fifth follows when it comes.
+func TestRotationWithoutOne(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 5)
+	for _, s := range r.sleds {
+		s.restart(held)
+		s.isAt(1)
+	}
+	r.rotate()
+	for _, s := range r.sleds {
+		s.stop()
+	}
+	for _, s := range r.sleds[:3] {
+		s.restart(nil)
+	}
+	for _, s := range r.sleds[:3] {
+		s.isAt(1)
+		s.await("waits", func(s *testSled) bool {
+			return s.disk().Rotation == "to epoch 2: waits for 1 of 913-0000019:SIM0004, 913-0000019:SIM0005"
+		})
+	}
+	r.sleds[3].restart(nil)
+	for i, s := range r.sleds[:4] {
+		s.rotatedTo(2)
+		s.checkPattern(uint64(i))
+	}
+	r.sleds[4].restart(nil)
+	r.sleds[4].rotatedTo(2)
+	r.sleds[4].checkPattern(4)
+}
+
+// TestRotationDropsSecrets: what a rotation needs is gone when it is done, and while it waits nothing is held.
+func TestRotationDropsSecrets(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	s := r.sleds[0]
+	var d atomic.Pointer[vault.Daemon]
+	s.restart(func(o vault.Options) vault.Options { return vault.WithDaemon(o, d.Store) })
+	s.isAt(1)
+	calm := func(pieces int) func(*testSled) bool {
+		return func(*testSled) bool { have, loaded := d.Load().Secrets(); return have <= pieces && loaded == 0 }
+	}
+	s.await("cleared secrets", func(*testSled) bool { _, loaded := d.Load().Secrets(); return loaded == 0 })
+	before, _ := d.Load().Secrets()
+	r.rotate()
+	s.rotatedTo(2)
+	s.await("calm after the rotation", calm(before+1)) // the own share of the new epoch
+
+	for _, o := range r.sleds[1:] {
+		o.restart(held)
+		o.isAt(2)
+	}
+	r.rotate()
+	s.rotatedTo(3)
+	r.sleds[2].stop()
+	s.restart(func(o vault.Options) vault.Options { return vault.WithDaemon(o, d.Store) })
+	s.isAt(3)
+	s.await("calm after a restart", calm(before+2))
+	r.sleds[2].start()
+}
+
+// TestRotationMakesRoom: slots that broken-off rotations left behind do not stop the next one.
+func TestRotationMakesRoom(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	s := r.sleds[0]
+	var key bytes.Buffer
+	must(t, s.local().Key(t.Context(), "data0", &key))
+	old, stray := filepath.Join(s.dir, "key"), filepath.Join(s.dir, "stray")
+	must(t, os.WriteFile(old, key.Bytes(), 0o600))
+	for i := range 7 {
+		must(t, os.WriteFile(stray, bytes.Repeat([]byte{byte(i)}, 32), 0o600))
+		out, err := exec.CommandContext(t.Context(), "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+			"--key-file", old, s.cfg.Disks[0].Path, stray).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	if n := s.slots(); n != 8 {
+		t.Fatalf("have %d key slots", n)
+	}
+	r.rotate()
+	s.rotatedTo(2)
 	s.checkPattern(0)
 }
 
