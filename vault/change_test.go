@@ -278,6 +278,33 @@ func TestLostJournal(t *testing.T) {
 	}
 }
 
+// TestOldJournal: a journal of before is put back; the rack goes on from where it is.
+func TestOldJournal(t *testing.T) {
+	r := unlockedRack(t, 3)
+	path := filepath.Join(r.dir, "rack", "journal.json")
+	done, err := os.ReadFile(path)
+	must(t, err)
+	var decided []byte
+	r.changed(func(ctx context.Context, c *controller.Controller) (*rack.Change, error) {
+		c.OnSave(func(st rack.State) (err error) {
+			if st.Change.Phase == rack.Decided && decided == nil {
+				decided, err = os.ReadFile(path)
+			}
+			return err
+		})
+		return c.Rotate(ctx)
+	})
+	r.changed(rotate)
+	must(t, os.WriteFile(path, done, 0o600))
+	if ch := r.changed(rotate); ch.Epoch != 4 || ch.LastCommitted != 3 {
+		t.Errorf("with a journal of epoch 1: %+v", ch)
+	}
+	must(t, os.WriteFile(path, decided, 0o600))
+	if ch := r.changed(rotate); ch.Epoch != 5 || ch.LastCommitted != 4 {
+		t.Errorf("with a journal of the decision on epoch 2: %+v", ch)
+	}
+}
+
 // TestAbort: a change that waits is given up; the next one has another epoch. A decided one cannot be given up.
 func TestAbort(t *testing.T) {
 	r := unlockedRack(t, 3)

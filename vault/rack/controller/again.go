@@ -195,8 +195,9 @@ type run struct {
 	mu sync.Mutex // guards st and the journal while sleds are asked at the same time
 	st *rack.State
 
-	marked *enroll.Set             // with the marks of removed sleds; not yet the controller's
-	unfit  map[ident.Baseboard]int // how often a coordinator gave up
+	earlier *rack.Change            // the decided change that an earlier command left, if any
+	marked  *enroll.Set             // with the marks of removed sleds; not yet the controller's
+	unfit   map[ident.Baseboard]int // how often a coordinator gave up
 }
 
 // openRun takes the journal's lock and reads what another command may have written meanwhile.

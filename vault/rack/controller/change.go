@@ -325,6 +325,9 @@ func (c *Controller) commitOne(ctx context.Context, id ident.RackID, ch *rack.Ch
 			st, err = s.PrepareAndCommit(ctx, full)
 		}
 		if err == nil && st != quorum.Committed {
+			if err := superseded(ctx, s, ch); err != nil {
+				return err
+			}
 			err = reason.Later("rack-commit-pending", "", "rack: %s computes its share", c.label(m))
 		}
 		return err

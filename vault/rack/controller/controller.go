@@ -293,22 +293,25 @@ func (c *Controller) Sleds(ctx context.Context) []Report {
 	out := make([]Report, len(c.file.Sleds))
 	var wg sync.WaitGroup
 	for i, sled := range c.file.Sleds {
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-			defer cancel()
-			out[i].Sled = sled
-			s, err := client.Open(ctx, sled.Underlay, c.cert)
-			if err == nil {
-				defer func() { _ = s.Close() }()
-				var st api.Status
-				if st, err = s.Status(ctx); err == nil {
-					out[i].Status = &st
-				}
-			}
-			out[i].Error = api.ErrorOf(err)
-		})
+		wg.Go(func() { out[i] = c.reportOf(ctx, sled) })
 	}
 	wg.Wait()
+	return out
+}
+
+func (c *Controller) reportOf(ctx context.Context, sled Sled) Report {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	out := Report{Sled: sled}
+	s, err := client.Open(ctx, sled.Underlay, c.cert)
+	if err == nil {
+		defer func() { _ = s.Close() }()
+		var st api.Status
+		if st, err = s.Status(ctx); err == nil {
+			out.Status = &st
+		}
+	}
+	out.Error = api.ErrorOf(err)
 	return out
 }
 

@@ -132,6 +132,11 @@ func (r *run) coordinate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { r.explain(ctx, ch) })
 	return r.follow(ctx, s)
 }
 
@@ -153,7 +158,10 @@ func (r *run) follow(ctx context.Context, s *Sledlink) error {
 			return reason.Wrap(err, rack.CodeMismatch, "treat the sled as compromised", "rack: coordinator's configuration")
 		}
 		before := slices.Clone(ch.Acked)
-		if _, err := ch.Prepared(cfg, cs.Acked); err != nil {
+		r.mu.Lock() // explain looks on
+		_, err = ch.Prepared(cfg, cs.Acked)
+		r.mu.Unlock()
+		if err != nil {
 			return err
 		}
 		for _, m := range ch.Acked {
@@ -175,7 +183,10 @@ func (r *run) decide(cfg *quorum.Configuration) error {
 	if err != nil {
 		return err
 	}
-	if err := ch.Decide(cfg, cert); err != nil {
+	r.mu.Lock()
+	err = ch.Decide(cfg, cert)
+	r.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	if err := r.save(); err != nil {
@@ -224,7 +235,7 @@ func (r *run) commit(parent context.Context, enough func() bool) error {
 	}
 	for _, m := range ch.Missing() {
 		wg.Go(func() {
-			if err := r.c.commitOne(ctx, r.st.Rack, ch, full, m); err != nil {
+			if err := r.commitAt(ctx, ch, full, m); err != nil {
 				errs <- err
 				return
 			}
@@ -248,6 +259,17 @@ func (r *run) commit(parent context.Context, enough func() bool) error {
 		}
 	}
 	return err
+}
+
+// commitAt commits at one member. A decision that an earlier command made may be old: then the member is asked first
+// whether the rack has gone on since.
+func (r *run) commitAt(ctx context.Context, ch *rack.Change, full api.PrepareAndCommitRequest, m ident.Baseboard) error {
+	if r.earlier == ch {
+		if err := r.c.insist(ctx, m, func(s *Sledlink) error { return superseded(ctx, s, ch) }); err != nil {
+			return err
+		}
+	}
+	return r.c.commitOne(ctx, r.st.Rack, ch, full, m)
 }
 
 // committed notes an acknowledged commit.

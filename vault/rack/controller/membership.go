@@ -13,7 +13,11 @@ import (
 	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/rack/journal"
 	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/wire"
 )
+
+// CodeSuperseded marks a journal that is older than the rack.
+const CodeSuperseded reason.Code = "rack-superseded"
 
 // Add makes sleds of the rack file members, enrolling them first where needed. It returns when every member has
 // acknowledged the commit, or with the reason why it cannot go on before ctx ends. It may be run again at any point, as
@@ -126,7 +130,11 @@ func (r *run) steps(ctx context.Context, kind rack.Kind, boards []ident.Baseboar
 		}
 	}
 	ch := r.st.Change
-	if err := r.commit(ctx, func() bool { return ch.Phase == rack.Done && ch.Marks() }); err != nil {
+	err = r.commit(ctx, func() bool { return ch.Phase == rack.Done && ch.Marks() })
+	if reason.CodeOf(err) == CodeSuperseded {
+		return nil, r.catchUp(ctx)
+	}
+	if err != nil {
 		return ch, r.c.gaveUp(ctx, ch, err)
 	}
 	return ch, nil
@@ -158,6 +166,9 @@ func (r *run) recover(ctx context.Context, except []ident.Baseboard) error {
 // as far as it must be before the next one can begin.
 func (r *run) resume(ctx context.Context, kind rack.Kind, boards []ident.Baseboard) (bool, error) {
 	ch := r.st.Change
+	if ch.Phase == rack.Decided {
+		r.earlier = ch
+	}
 	asked := ch.Kind == kind && (kind == rack.Rotate || r.covers(ch, kind, boards))
 	switch {
 	case ch.Phase == rack.Preparing && !asked:
@@ -170,11 +181,41 @@ func (r *run) resume(ctx context.Context, kind rack.Kind, boards []ident.Baseboa
 		r.c.note("epoch %d: going on with the commit", ch.Epoch)
 		return true, nil
 	case ch.Phase == rack.Decided && !ch.Settled():
-		return false, r.commit(ctx, ch.Settled)
+		err := r.commit(ctx, ch.Settled)
+		if reason.CodeOf(err) == CodeSuperseded {
+			return false, r.catchUp(ctx)
+		}
+		return false, err
 	case ch.Phase == rack.Done && !ch.Marks():
 		return false, r.markNow(ctx, ch)
 	}
 	return false, nil
+}
+
+// catchUp has the journal follow the rack: an older journal was put back. errAgain tells that it did.
+func (r *run) catchUp(ctx context.Context) error {
+	was := r.st.Change
+	if err := r.survey(ctx, was.Members, func([]ident.Baseboard) bool { return r.st.Change != was }); err != nil {
+		return err
+	}
+	r.c.note("epoch %d is committed; the journal was older", r.st.LastCommitted())
+	if err := r.save(); err != nil {
+		return err
+	}
+	return errAgain
+}
+
+// superseded reports whether a sled that did not commit an epoch has committed a later one.
+func superseded(ctx context.Context, s *Sledlink, ch *rack.Change) error {
+	raw, err := s.Config(ctx)
+	if err != nil {
+		return err
+	}
+	cfg, err := wire.DecodeConfigurationJSON(raw.Config)
+	if err != nil || cfg == nil || cfg.Epoch <= ch.Epoch {
+		return nil // what it is behind in is the commit's matter
+	}
+	return reason.New(CodeSuperseded, "restore the newest journal.json, or run the command again", "rack: epoch %d: a sled has committed epoch %d", ch.Epoch, cfg.Epoch)
 }
 
 // covers reports whether the change under way adds or removes exactly the given sleds.

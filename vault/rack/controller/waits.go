@@ -1,8 +1,12 @@
 package controller
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
@@ -46,6 +50,34 @@ func (c *Controller) report(reports []Report, b ident.Baseboard) *Report {
 		return nil
 	}
 	return &reports[i]
+}
+
+// explain tells, while the coordinator waits, why members have not prepared, as soon as that has taken unusually long.
+func (r *run) explain(ctx context.Context, ch *rack.Change) {
+	tick := time.NewTicker(patience)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		r.mu.Lock()
+		missing := ch.Missing()
+		r.mu.Unlock()
+		var wg sync.WaitGroup
+		for _, m := range missing {
+			if s, ok := r.c.file.Find(m); ok {
+				wg.Go(func() {
+					report := r.c.reportOf(ctx, s)
+					if why := sledWhy(&report); why != "" && ctx.Err() == nil {
+						r.c.waitingFor(m, errors.New(why))
+					}
+				})
+			}
+		}
+		wg.Wait()
+	}
 }
 
 // sledWhy is what keeps a sled from taking part; "" if it seems able to.
