@@ -21,9 +21,6 @@ import (
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
-// codeBuild says that the programs to measure could not be built.
-const codeBuild reason.Code = "bench-build"
-
 // benchOptions are the flags of the bench commands.
 type benchOptions struct {
 	sleds, reps int
@@ -156,7 +153,7 @@ func build(ctx context.Context, progress io.Writer, dir string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/sledvaultd", "./cmd/sledvault")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return reason.Wrap(err, codeBuild, "run it at the top of the source tree, or name a folder with --bin", "hwtest: build: %.2000s", bytes.TrimSpace(out))
+		return reason.Wrap(err, peers.CodeBuild, "run it at the top of the source tree, or name a folder with --bin", "hwtest: build: %.2000s", bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -34,8 +34,11 @@ var tools = [...]struct{ name, pkg string }{
 	{"tpm2_unseal", "tpm2-tools"}, {tangd, "tang"}, {tangdKeygen, "tang"},
 }
 
-// CodeLacking marks a machine on which the peers are not installed.
-const CodeLacking reason.Code = "bench-lacking"
+// Reasons of the bench.
+const (
+	CodeLacking reason.Code = "bench-lacking" // the peers are not installed
+	CodeBuild   reason.Code = "bench-build"   // the programs to measure could not be built
+)
 
 // Lacking names the Debian packages that this machine needs for the comparison and does not have.
 func Lacking() (packages []string) {
