@@ -37,6 +37,7 @@ type Config struct {
 	Claim    ClaimConfig    `toml:"claim"`
 	Unlock   UnlockConfig   `toml:"unlock"`
 	Disks    []DiskConfig   `toml:"disk"`
+	Metrics  MetricsConfig  `toml:"metrics"`
 	Log      LogConfig      `toml:"log"`
 	Relax    RelaxConfig    `toml:"relax"`
 }
@@ -223,6 +224,11 @@ func (c *Config) Validate() error {
 	}
 	if _, err := netip.ParseAddrPort(c.Underlay.Listen); err != nil {
 		return fmt.Errorf("[underlay] listen must be ip:port: have %.60q", c.Underlay.Listen)
+	}
+	if l := c.Metrics.Listen; l != "" {
+		if _, err := netip.ParseAddrPort(l); err != nil {
+			return fmt.Errorf("[metrics] listen must be ip:port: have %.60q", l)
+		}
 	}
 	if fp := c.Claim.Fingerprint; fp != "" {
 		if _, err := enroll.ParseFingerprint(fp); err != nil {

@@ -147,6 +147,10 @@ func (d *Daemon) serve(parent context.Context) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := d.listenMetrics()
+	if err != nil {
+		return err
+	}
 	Notify("READY=1\nSTATUS=booting")
 	ctx, cancel := context.WithCancel(parent)
 	var wg sync.WaitGroup
@@ -160,6 +164,9 @@ func (d *Daemon) serve(parent context.Context) error {
 	bootCtx, stopBoot := context.WithCancel(ctx)
 	booted := make(chan struct{})
 	d.haltBoot = func() { stopBoot(); <-booted }
+	if metrics != nil {
+		start(metrics)
+	}
 	start(local.Serve)
 	start(underlay.Serve)
 	start(func(context.Context) error {

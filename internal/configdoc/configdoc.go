@@ -80,6 +80,9 @@ func Tables() []Table {
 			{Name: "serial", Example: `"A084A645"`, Text: "Serial number of the disk."},
 			{Name: "mapping", Default: `""`, Example: `"sledvault-data0"`, Text: "Name under /dev/mapper; sledvault- and the id if empty."},
 		}},
+		{Name: "metrics", Text: "Metrics in Prometheus' text format, at /metrics.", Keys: []Key{
+			{Name: "listen", Default: `""`, Example: `"127.0.0.1:9351"`, Text: "Address and port; none if empty. Whoever reaches it reads states and counters; there are no secrets in them."},
+		}},
 		{Name: "log", Text: "The log on standard error.", Keys: []Key{
 			{Name: "level", Default: `"info"`, Text: "debug, info, warn or error."},
 			{Name: "format", Default: `"text"`, Text: "text or json."},
