@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -169,6 +170,9 @@ func TestAddAndRemove(t *testing.T) {
 	defer cancel()
 	if _, err := r.controller().Remove(ctx, "sled-2"); reason.CodeOf(err) != rack.CodeMembers {
 		t.Errorf("removing the third last: %v", err)
+	}
+	if _, err := r.controller().Add(ctx, "sled-1"); reason.CodeOf(err) != controller.CodeNotEnrolled || !strings.Contains(reason.HintOf(err), "seal reset") {
+		t.Errorf("adding a removed sled that was not reset: %v", err)
 	}
 	if _, err := r.controller().Remove(ctx, "sled-9"); reason.CodeOf(err) != controller.CodeUnknownSled {
 		t.Errorf("removing an unknown sled: %v", err)

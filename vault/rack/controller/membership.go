@@ -362,14 +362,19 @@ func (r *run) enrollNew(ctx context.Context, boards []ident.Baseboard) error {
 	if len(sleds) == 0 {
 		return nil
 	}
-	out, err := r.c.enroll(ctx, sleds, again{members: r.members()})
-	for _, e := range out {
-		if e.found == api.StateExpunged {
-			return reason.New(CodeNotEnrolled, "reset it on the sled itself: sledvault seal reset, then run the command again",
-				"rack: sled %s was removed from a rack and still holds its state", e.Sled)
+	_, err := r.c.enroll(ctx, sleds, again{members: r.members()})
+	for _, b := range boards {
+		if rec, ok := r.c.set.Find(b); ok && !rec.Live() {
+			return errHoldsState(r.c.label(b))
 		}
 	}
 	return err
+}
+
+// errHoldsState refuses a removed sled that was not reset: it knows that it is out, and would never commit.
+func errHoldsState(name string) error {
+	return reason.New(CodeNotEnrolled, "reset it on the sled itself: sledvault seal reset, then run the command again",
+		"rack: sled %s was removed from the rack and still holds its state", name)
 }
 
 // survey connects to all targets at the same time, hands them the newest enrolment set, takes note of the epochs that
@@ -418,6 +423,9 @@ func (r *run) visit(ctx context.Context, s *Sledlink, b ident.Baseboard, envelop
 	st, err := s.Status(ctx)
 	if err != nil {
 		return err
+	}
+	if st.State == api.StateExpunged {
+		return errHoldsState(r.c.label(b))
 	}
 	if st.Rack == nil || st.Rack.SetGeneration < r.c.set.Generation {
 		if _, err := s.EnrollSet(ctx, envelope); err != nil {
