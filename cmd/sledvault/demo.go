@@ -50,8 +50,8 @@ func (a *app) demoCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "demo", Short: "a whole rack on this machine: set up, cut the power, unlock", Args: noArgs,
 		Long: "Runs a rack of sledvaultd processes, each with a software TPM, a simulated service processor and an encrypted\n" +
-			"disk of its own, and plays what happens to racks: cold boots, missing, stolen and tampered sleds. Nothing is\n" +
-			"left behind. Needs swtpm and cryptsetup, and no root; --install gets what is missing.\n\n" +
+			"disk of its own, and plays what happens to racks: cold boots, missing, stolen and tampered sleds, sleds that come\n" +
+			"and go, new secrets, old drives put back. Nothing is left behind. Needs swtpm and cryptsetup, and no root; --install gets what is missing.\n\n" +
 			"With --hold it stops after the cold boot, prints where everything is as one JSON line, and keeps the rack\n" +
 			"running until it is interrupted. See docs/demo.md.",
 		Example: "  sledvault demo\n  sledvault demo --install --json\n  sledvault demo --sleds 7 --scenes one-sled-down\n  sledvault demo --hold",
@@ -84,7 +84,12 @@ func (o *demoOptions) choose() ([]string, error) {
 			return nil, cli.UsageError("--scenes: unknown scene %.60q; there are: %s", s, strings.Join(all, ", "))
 		}
 	}
-	return slices.DeleteFunc(all, func(s string) bool { return s != simrack.SceneInit && !slices.Contains(o.scenes, s) }), nil
+	chosen := slices.DeleteFunc(all, func(s string) bool { return s != simrack.SceneInit && !slices.Contains(o.scenes, s) })
+	if o.sleds == simrack.MinSleds && slices.Contains(chosen, simrack.SceneRemoveSled) && !slices.Contains(chosen, simrack.SceneAddSled) {
+		return nil, cli.UsageError("--scenes: %s would leave fewer than %d sleds: play %s as well, or have more --sleds",
+			simrack.SceneRemoveSled, simrack.MinSleds, simrack.SceneAddSled)
+	}
+	return chosen, nil
 }
 
 // demo runs from flags to result. Whatever happens, it takes the rack down before it returns.

@@ -17,8 +17,8 @@ import (
 func TestDemoUsage(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"--sleds", "2"}, {"--sleds", "32"}, {"--sleds", "x"}, {"--scenes", "add-sled"}, {"--scenes", "cold-boot,nothing"},
-		{"--hold", "--scenes", "cold-boot"}, {"extra"}, {"--unknown"},
+		{"--sleds", "2"}, {"--sleds", "32"}, {"--sleds", "x"}, {"--scenes", "add"}, {"--scenes", "cold-boot,nothing"},
+		{"--hold", "--scenes", "cold-boot"}, {"--sleds", "3", "--scenes", "remove-sled"}, {"extra"}, {"--unknown"},
 	} {
 		var out, errw bytes.Buffer
 		if code := run(t.Context(), append([]string{"demo"}, args...), strings.NewReader(""), &out, &errw); code != 2 || out.Len() > 0 {
@@ -36,6 +36,8 @@ func TestDemoChoose(t *testing.T) {
 		{demoOptions{sleds: 5}, strings.Join(simrack.Scenes(), " ")},
 		{demoOptions{sleds: 3, hold: true}, "init cold-boot"},
 		{demoOptions{sleds: 31, scenes: []string{"below-threshold", "cold-boot"}}, "init cold-boot below-threshold"},
+		{demoOptions{sleds: 3, scenes: []string{"remove-sled", "add-sled"}}, "init add-sled remove-sled"},
+		{demoOptions{sleds: 4, scenes: []string{"remove-sled"}}, "init remove-sled"},
 		{demoOptions{sleds: 5, scenes: []string{"init"}}, "init"},
 	} {
 		have, err := c.o.choose()

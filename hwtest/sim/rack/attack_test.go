@@ -35,6 +35,9 @@ func TestAttack(t *testing.T) {
 	t.Parallel()
 	r := newRack(t)
 	play(t, r, simrack.SceneColdBoot)
+	if _, err := r.Play(t.Context(), simrack.SceneRemoveSled); reason.CodeOf(err) != simrack.CodeRack {
+		t.Errorf("remove one of three: have %v, want %s", err, simrack.CodeRack)
+	}
 	t.Run("stranger-claims", func(t *testing.T) { testStrangerClaims(t, r) })
 	t.Run("underlay-forgery", func(t *testing.T) { testUnderlayForgery(t, r) })
 	t.Run("share-in-logs", func(t *testing.T) { testShareInLogs(t, r) })

@@ -52,7 +52,7 @@ type ManifestDisk struct {
 
 // Manifest describes the rack. It asks a sled for the rack's id.
 func (r *Rack) Manifest(ctx context.Context) (Manifest, error) {
-	st, err := r.sleds[0].Client().Status(ctx)
+	st, err := r.Sled(0).Client().Status(ctx)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -60,7 +60,7 @@ func (r *Rack) Manifest(ctx context.Context) (Manifest, error) {
 	if st.Rack != nil {
 		m.Rack = st.Rack.ID
 	}
-	for _, s := range r.sleds {
+	for _, s := range r.Sleds() {
 		v := ManifestSled{
 			Name: s.Name, Baseboard: s.Board, Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log,
 			API: s.API, Peer: s.Peer, Underlay: s.Underlay, SP: s.sp.Path(), SPInject: s.sp.InjectPath(),
@@ -153,7 +153,7 @@ func (r *Rack) pids() string {
 	out := struct {
 		Sleds []sled `json:"sleds"`
 	}{}
-	for _, s := range r.sleds {
+	for _, s := range r.Sleds() {
 		out.Sleds = append(out.Sleds, sled{s.Name, s.Pid(), s.started.Load()})
 	}
 	b, err := json.Marshal(out)

@@ -45,14 +45,14 @@ func (r *Rack) Init(ctx context.Context) error {
 		return err
 	}
 	r.tell("", "%d daemons started", len(r.sleds))
-	tables := make([]string, len(r.sleds))
-	if err := r.each(ctx, r.sleds, func(ctx context.Context, s *Sled) (err error) {
-		tables[s.host-1], err = s.table(ctx)
-		return err
-	}); err != nil {
+	if err := r.each(ctx, r.sleds, func(ctx context.Context, s *Sled) error { return s.table(ctx) }); err != nil {
 		return err
 	}
-	if err := appendFile(r.File, strings.Join(tables, "")); err != nil {
+	var tables strings.Builder
+	for _, s := range r.sleds {
+		tables.WriteString(s.entry)
+	}
+	if err := appendFile(r.File, tables.String()); err != nil {
 		return err
 	}
 	for _, verb := range []string{"enroll", "init"} {
@@ -61,15 +61,18 @@ func (r *Rack) Init(ctx context.Context) error {
 		}
 		r.tell("", "rack %s done", verb)
 	}
-	return r.each(ctx, r.sleds, func(ctx context.Context, s *Sled) error {
-		for _, d := range s.Disks {
-			if _, err := r.On(ctx, s, "disks", "format", d.ID, "--keep-data", "--yes", "--json"); err != nil {
-				return err
-			}
-			r.tell(s.Name, "disk %s encrypted", d.ID)
+	return r.each(ctx, r.sleds, func(ctx context.Context, s *Sled) error { return s.format(ctx) })
+}
+
+// format encrypts the sled's disks in place.
+func (s *Sled) format(ctx context.Context) error {
+	for _, d := range s.Disks {
+		if _, err := s.rack.On(ctx, s, "disks", "format", d.ID, "--keep-data", "--yes", "--json"); err != nil {
+			return err
 		}
-		return nil
-	})
+		s.rack.tell(s.Name, "disk %s encrypted", d.ID)
+	}
+	return nil
 }
 
 // newRack makes the rack's keys and its file. The recovery key is of no use here and is not kept.
@@ -95,21 +98,22 @@ func (r *Rack) peers() []string {
 	return out
 }
 
-// table is the sled's part of the rack file. It asks the sled itself for the name of its endorsement key.
-func (s *Sled) table(ctx context.Context) (string, error) {
+// table makes the sled's part of the rack file. It asks the sled itself for the name of its endorsement key.
+func (s *Sled) table(ctx context.Context) error {
 	if _, err := s.Await(ctx, "unclaimed", func(st api.Status) bool { return st.State == api.StateUnclaimed }); err != nil {
-		return "", err
+		return err
 	}
 	out, err := s.rack.On(ctx, s, "tpm", "ek", "--json")
 	if err != nil {
-		return "", err
+		return err
 	}
 	var id api.TPMIdentity
 	if err := json.Unmarshal(out, &id); err != nil {
-		return "", fmt.Errorf("simrack: answer of tpm ek: %w", err)
+		return fmt.Errorf("simrack: answer of tpm ek: %w", err)
 	}
-	return fmt.Sprintf("\n[[sled]]\nname = %q\npart = %q\nserial = %q\nunderlay = %q\nek_name = %q\n",
-		s.Name, s.Board.Part, s.Board.Serial, s.Underlay, id.EKName), nil
+	s.entry = fmt.Sprintf("\n[[sled]]\nname = %q\npart = %q\nserial = %q\nunderlay = %q\nek_name = %q\n",
+		s.Name, s.Board.Part, s.Board.Serial, s.Underlay, id.EKName)
+	return nil
 }
 
 func appendFile(path, text string) error {
@@ -119,6 +123,18 @@ func appendFile(path, text string) error {
 	}
 	_, err = io.WriteString(f, text)
 	return errors.Join(err, f.Close())
+}
+
+// strike takes a sled's table out of the rack file.
+func (r *Rack) strike(s *Sled) error {
+	b, err := os.ReadFile(r.File)
+	if err != nil {
+		return fmt.Errorf("simrack: read the rack file: %w", err)
+	}
+	if err := os.WriteFile(r.File, bytes.Replace(b, []byte(s.entry), nil, 1), 0o600); err != nil {
+		return fmt.Errorf("simrack: write the rack file: %w", err)
+	}
+	return nil
 }
 
 // Await waits until the sled's status is as wanted. A daemon that does not answer yet is waited for.

@@ -26,7 +26,7 @@ import (
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
-// Limits of a simulated rack. The protocol allows 32 members; one address is left for a stranger.
+// Limits of a simulated rack. The protocol allows 32 members; one more can be added.
 const (
 	MinSleds = 3
 	MaxSleds = 31
@@ -50,7 +50,7 @@ const maxDir = 70
 // patience bounds every single wait for a sled.
 const patience = 60 * time.Second
 
-// CodeRack marks a simulated rack that cannot be built.
+// CodeRack marks a simulated rack that cannot be built, or is too small for a scene.
 const CodeRack reason.Code = "simrack"
 
 // Options describes a simulated rack.
@@ -80,7 +80,7 @@ type Rack struct {
 	o     Options
 	net   [2]byte // sleds live at 127.net[0].net[1].1 and up
 	guard net.Listener
-	sleds []*Sled
+	hosts int // last byte of the newest sled's address
 
 	fingerprint string
 	boots       []Boot
@@ -89,8 +89,9 @@ type Rack struct {
 	life   context.Context    // of the supervisors
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex
-	extra  []*Sled // strangers and thieves that still run
+	mu     sync.Mutex // guards what follows; one goroutine, that of Play, changes sleds
+	sleds  []*Sled    // members; replaced as a whole, never changed in place
+	extra  []*Sled    // machines that are no members: new ones, strangers, thieves
 	closed bool
 }
 
@@ -144,8 +145,8 @@ func (r *Rack) build(ctx context.Context) error {
 	if err := r.pickNet(); err != nil {
 		return err
 	}
-	for i := range r.o.Sleds {
-		r.sleds = append(r.sleds, r.newSled(fmt.Sprintf("sled-%d", i+1), i+1, fmt.Sprintf("BRM4222%04d", i+1)))
+	for range r.o.Sleds {
+		r.sleds = append(r.sleds, r.nextSled())
 	}
 	return r.each(ctx, r.sleds, func(ctx context.Context, s *Sled) error {
 		if err := s.build(ctx); err != nil {
@@ -153,6 +154,12 @@ func (r *Rack) build(ctx context.Context) error {
 		}
 		return s.makeDisks()
 	})
+}
+
+// nextSled is a sled with a name, a serial number and an address that none had before.
+func (r *Rack) nextSled() *Sled {
+	r.hosts++
+	return r.newSled(fmt.Sprintf("sled-%d", r.hosts), r.hosts, fmt.Sprintf("BRM4222%04d", r.hosts))
 }
 
 // pickNet chooses a /24 of loopback addresses by chance and keeps others from choosing it.
@@ -194,15 +201,19 @@ func (r *Rack) addr(host, port int) string {
 	return fmt.Sprintf("127.%d.%d.%d:%d", r.net[0], r.net[1], host, port)
 }
 
-// Sleds are the rack's sleds in the order of their names.
-func (r *Rack) Sleds() []*Sled { return r.sleds }
+// Sleds are the rack's members, oldest first. The caller must not change the list.
+func (r *Rack) Sleds() []*Sled {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sleds
+}
 
-// Sled is sled number i, counted from 0.
-func (r *Rack) Sled(i int) *Sled { return r.sleds[i] }
+// Sled is member number i, counted from 0.
+func (r *Rack) Sled(i int) *Sled { return r.Sleds()[i] }
 
 // Find returns the sled of that name.
 func (r *Rack) Find(name string) (*Sled, error) {
-	for _, s := range r.sleds {
+	for _, s := range r.Sleds() {
 		if s.Name == name {
 			return s, nil
 		}
@@ -211,7 +222,7 @@ func (r *Rack) Find(name string) (*Sled, error) {
 }
 
 // Threshold is how many sleds must be together: the default of the rack file.
-func (r *Rack) Threshold() int { return len(r.sleds)/2 + 1 }
+func (r *Rack) Threshold() int { return len(r.Sleds())/2 + 1 }
 
 // SledError is an error with one sled.
 type SledError struct {
@@ -275,7 +286,7 @@ func (r *Rack) Close() error {
 	r.cancel()
 	r.wg.Wait()
 	var errs []error
-	for _, s := range append(extra, r.sleds...) {
+	for _, s := range append(extra, r.Sleds()...) {
 		errs = append(errs, s.dismantle())
 	}
 	if r.guard != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	simrack "github.com/sledvault/sledvault/hwtest/sim/rack"
 	"github.com/sledvault/sledvault/internal/rig"
 	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
 )
 
 // bin holds the programs under test; they are built when the first test needs them.
@@ -140,12 +142,35 @@ func TestScenes(t *testing.T) {
 	if b := r.Boots(); len(b) != 3 || b[0].MSToUnlocked <= 0 || len(b[0].Disks) != 1 || b[0].Disks[0].State != "unlocked" {
 		t.Errorf("boots: have %+v", b)
 	}
-	if e, err := r.Epochs(t.Context()); err != nil || len(e) != 1 || e[0] != 1 {
-		t.Errorf("epochs: have %v (%v), want [1]", e, err)
+	if e, err := r.Epochs(t.Context()); err != nil || !slices.Equal(e, []ident.Epoch{1, 2, 3, 4, 5}) {
+		t.Errorf("epochs: have %v (%v), want 1 to 5", e, err)
 	}
+	testMembers(t, r)
 	t.Run("supervisor", func(t *testing.T) { testSupervisor(t, r) })
 	t.Run("control", func(t *testing.T) { testControl(t, r) })
 	t.Run("many power cuts", func(t *testing.T) { testPowerCuts(t, r) })
+}
+
+// testMembers: one came, one went, and the rack file names whom the rack has.
+func testMembers(t *testing.T, r *simrack.Rack) {
+	t.Helper()
+	file, err := os.ReadFile(r.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, s := range r.Sleds() {
+		names = append(names, s.Name)
+		if n := len(status(t, s).Quorum.Members); n != 3 || !strings.Contains(string(file), s.Board.Serial) {
+			t.Errorf("%s: have %d members, want 3 that the rack file names:\n%s", s.Name, n, file)
+		}
+	}
+	if have := strings.Join(names, " "); have != "sled-1 sled-3 sled-4" || strings.Contains(string(file), "sled-2") {
+		t.Errorf("members: have %s; rack file:\n%s", have, file)
+	}
+	if _, err := os.Lstat(filepath.Join(r.Dir, "sled-2")); !os.IsNotExist(err) {
+		t.Errorf("the removed sled's folder is left behind (%v)", err)
+	}
 }
 
 // testSupervisor: killed from outside a daemon comes back, ended by SIGTERM it stays down.
@@ -230,7 +255,9 @@ func testControl(t *testing.T, r *simrack.Rack) {
 		}
 		return in.Text()
 	}
-	for _, line := range []string{"stop sled-3", "stop sled-3", "start sled-3", "power-cycle sled-3", "power-cycle sled-3"} {
+	name := r.Sled(2).Name
+	for _, verb := range []string{"stop", "stop", "start", "power-cycle", "power-cycle"} {
+		line := verb + " " + name
 		if have := say(line); have != "ok" {
 			t.Errorf("%s: have %q", line, have)
 		}

@@ -22,12 +22,17 @@ const (
 	SceneOneSledDown    = "one-sled-down"   // all but one come back
 	SceneStolenSled     = "stolen-sled"     // disks and state of one sled in a machine of the thief's
 	SceneTamperedSled   = "tampered-sled"   // one sled boots with another kernel command line
+	SceneAddSled        = "add-sled"        // a new sled becomes a member
+	SceneRotate         = "rotate"          // the same members get a new secret
+	SceneRemoveSled     = "remove-sled"     // a member is taken out
+	SceneOldDrive       = "old-drive"       // one sled boots with state folders of before a rotation
 	SceneBelowThreshold = "below-threshold" // too few come back
 )
 
 // Scenes lists every scene.
 func Scenes() []string {
-	return []string{SceneInit, SceneColdBoot, SceneOneSledDown, SceneStolenSled, SceneTamperedSled, SceneBelowThreshold}
+	return []string{SceneInit, SceneColdBoot, SceneOneSledDown, SceneStolenSled, SceneTamperedSled,
+		SceneAddSled, SceneRotate, SceneRemoveSled, SceneOldDrive, SceneBelowThreshold}
 }
 
 // Boot is how one sled came up in the scene cold-boot.
@@ -62,6 +67,14 @@ func (r *Rack) Play(ctx context.Context, scene string) (detail string, err error
 		return r.playStolen(ctx)
 	case SceneTamperedSled:
 		return r.playTampered(ctx)
+	case SceneAddSled:
+		return r.playAddSled(ctx)
+	case SceneRotate:
+		return r.playRotate(ctx)
+	case SceneRemoveSled:
+		return r.playRemoveSled(ctx)
+	case SceneOldDrive:
+		return r.playOldDrive(ctx)
 	case SceneBelowThreshold:
 		return r.playBelowThreshold(ctx)
 	}
@@ -85,9 +98,24 @@ func (r *Rack) playInit(ctx context.Context) (string, error) {
 }
 
 func (r *Rack) playColdBoot(ctx context.Context) (string, error) {
+	boots, err := r.coldBoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	r.boots = boots
+	ms := make([]float64, len(boots))
+	for i, b := range boots {
+		ms[i] = b.MSToUnlocked
+	}
+	slices.Sort(ms)
+	return fmt.Sprintf("from start to open disks: median %.0f ms, slowest %.0f ms", ms[len(ms)/2], ms[len(ms)-1]), nil
+}
+
+// coldBoot cuts every sled's power, waits until all disks are open, and checks their data.
+func (r *Rack) coldBoot(ctx context.Context) ([]Boot, error) {
 	boots := make([]Boot, len(r.sleds))
 	if err := r.all(ctx, r.sleds, func(_ context.Context, s *Sled) error { return s.PowerCycle() }); err != nil {
-		return "", err
+		return nil, err
 	}
 	if err := r.all(ctx, r.sleds, func(ctx context.Context, s *Sled) error {
 		st, err := s.Unlock(ctx)
@@ -95,21 +123,12 @@ func (r *Rack) playColdBoot(ctx context.Context) (string, error) {
 		for _, d := range st.Disks {
 			b.Disks = append(b.Disks, BootDisk{d.ID, d.Backend, d.State, d.Proof})
 		}
-		boots[s.host-1] = b
+		boots[slices.Index(r.sleds, s)] = b
 		return err
 	}); err != nil {
-		return "", err
+		return nil, err
 	}
-	r.boots = boots
-	if err := r.each(ctx, r.sleds, func(ctx context.Context, s *Sled) error { return s.CheckDisks(ctx) }); err != nil {
-		return "", err
-	}
-	ms := make([]float64, len(boots))
-	for i, b := range boots {
-		ms[i] = b.MSToUnlocked
-	}
-	slices.Sort(ms)
-	return fmt.Sprintf("from start to open disks: median %.0f ms, slowest %.0f ms", ms[len(ms)/2], ms[len(ms)-1]), nil
+	return boots, r.each(ctx, r.sleds, func(ctx context.Context, s *Sled) error { return s.CheckDisks(ctx) })
 }
 
 func (r *Rack) playOneDown(ctx context.Context) (string, error) {
@@ -178,12 +197,13 @@ func cause(st api.Status) *api.Error {
 	return st.Boot.Error
 }
 
+// why is one line about what stopped a sled.
 func why(st api.Status) string {
 	e := cause(st)
 	if e == nil {
 		return string(st.State)
 	}
-	return fmt.Sprintf("%s: %.160s", e.Code, e.Text)
+	return fmt.Sprintf("%s: %.160s", e.Code, strings.ReplaceAll(e.Text, "\n", "; "))
 }
 
 func (r *Rack) playTampered(ctx context.Context) (string, error) {
@@ -253,11 +273,24 @@ func (r *Rack) tooFew(ctx context.Context, s *Sled, missing []*Sled) (late time.
 	return late, nil
 }
 
-// Epochs are the committed epochs that the sleds know, in order.
-func (r *Rack) Epochs(ctx context.Context) ([]ident.Epoch, error) {
-	st, err := r.sleds[0].Client().Status(ctx)
-	if err != nil || st.Quorum == nil {
-		return nil, err
+// Epochs are the committed epochs that any of the sleds knows, in order. A sled that does not answer is left out; the
+// error is that of the last one if none answers.
+func (r *Rack) Epochs(ctx context.Context) (out []ident.Epoch, err error) {
+	answered := false
+	for _, s := range r.Sleds() {
+		st, statusErr := s.Client().Status(ctx)
+		if statusErr != nil {
+			err = &SledError{s, statusErr}
+			continue
+		}
+		answered = true
+		if st.Quorum != nil {
+			out = append(out, st.Quorum.Commits...)
+		}
 	}
-	return st.Quorum.Commits, nil
+	slices.Sort(out)
+	if answered {
+		err = nil
+	}
+	return slices.Compact(out), err
 }

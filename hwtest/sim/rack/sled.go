@@ -51,6 +51,7 @@ type Sled struct {
 	tpm     *swtpm.Daemon
 	sp      *simsp.Line
 	orders  chan order
+	entry   string        // its table in the rack file; "" before it was asked for
 	ended   chan struct{} // closed when its supervisor has ended; nil before the first start
 	pid     atomic.Int64  // of the daemon, 0 while none runs
 	change  changes       // of pid
