@@ -118,7 +118,7 @@ is. **sledvault-unlock**(1) with **--wait** returns when the disks are open.
 # EXIT STATUS
 
 0 when ended by a signal, 1 when it failed or its configuration cannot be used, 2 when the command line cannot be used, 3
-after **sledvault seal reset**: start it again. A
+after **sledvault-seal-reset**(1): start it again. A
 daemon that cannot save its state exits at once: nothing leaves the sled that is not on both media.
 
 # CONFIGURATION
