@@ -189,6 +189,32 @@ func TestRemoveWhileDown(t *testing.T) {
 	gone.opensNothing()
 }
 
+// TestReturns: a removed sled that was reset joins again with a new record and opens its disk again. Its removal names it
+// by its baseboard, since the operator deleted its table first.
+func TestReturns(t *testing.T) {
+	r := unlockedRack(t, 4)
+	s := r.sleds[3]
+	path := filepath.Join(r.dir, "rack", controller.RackFile)
+	whole, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, whole[:strings.LastIndex(string(whole), "[[sled]]")], 0o600))
+	r.changed(remove(s.board().String()))
+	s.opensNothing()
+	must(t, os.WriteFile(path, whole, 0o600))
+	must(t, s.local().ResetSeal(t.Context(), api.ResetRequest{Baseboard: s.board(), LeaveRack: true}))
+	if err := <-s.done; reason.CodeOf(err) != "seal-reset" {
+		t.Fatalf("the daemon ended with %v", err)
+	}
+	s.cancel = nil
+	s.start()
+	s.await("unclaimed", func(s *testSled) bool { return s.state() == string(api.StateUnclaimed) })
+	if ch := r.changed(add("sled-4")); len(ch.Members) != 4 || ch.Epoch != 3 {
+		t.Errorf("%+v", ch)
+	}
+	s.hasCommitted(3)
+	opens(t, r.sleds...)
+}
+
 // TestAnotherCoordinator: the coordinator dies before the decision; another one takes over with a later epoch.
 func TestAnotherCoordinator(t *testing.T) {
 	r := unlockedRack(t, 4)

@@ -269,6 +269,7 @@ func (d *Daemon) adoptSet(ctx context.Context, set *enroll.Set, envelope []byte)
 		drv.tell(quorum.SetAuthority{Authority: enroll.NewAuthority(set)})
 	}
 	if peers != nil {
+		dropChanged(peers, old, set)
 		peers.Redial()
 	}
 	d.removal.signal()

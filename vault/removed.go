@@ -4,7 +4,10 @@ import (
 	"context"
 	"time"
 
+	"github.com/sledvault/sledvault/rot/channel"
+	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/peer"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/reason"
 )
@@ -40,6 +43,18 @@ func (d *Daemon) marked() bool {
 	}
 	rec, ok := set.Find(d.identity())
 	return ok && !rec.Live()
+}
+
+// dropChanged ends connections to sleds whose record changed: they were judged by the old one. The new connection is
+// judged by the new record, and tells a removed sled of it.
+func dropChanged(peers *peer.Manager, old, set *enroll.Set) {
+	for i := range set.Records {
+		is := &set.Records[i]
+		if was, ok := old.Find(is.Baseboard); ok && was.Hash() != is.Hash() {
+			peers.Drop(is.Baseboard, reason.Later(channel.CodeRemoved, "nothing to do: the connection is made again under the new record",
+				"vault: the record of sled %s changed with enrolment set %d", is.Baseboard, set.Generation))
+		}
+	}
 }
 
 // followRemoval asks the members for shares once the enrolment set says that this sled was removed. Instead of a share
