@@ -3,8 +3,6 @@
 package keys
 
 import (
-	"crypto/hkdf"
-	"crypto/sha3"
 	"errors"
 	"fmt"
 	"strings"
@@ -57,11 +55,7 @@ func diskKey(a secret.Allocator, p secret.PRK, d Disk) (out secret.DiskKey, err 
 		if len(prk) != Size {
 			return fmt.Errorf("keys: disk key: %w: have %d bytes, want %d", secret.ErrLength, len(prk), Size)
 		}
-		key, err := hkdf.Expand(sha3.New256, prk, diskInfo+d.Vendor+d.Model+d.Serial, Size)
-		if err != nil {
-			return fmt.Errorf("keys: disk key: %w", err)
-		}
-		out, err = secret.Take[secret.DiskKeyKind](a, key)
+		out, err = secret.Take[secret.DiskKeyKind](a, expand(prk, diskInfo+d.Vendor+d.Model+d.Serial))
 		return err
 	})
 	return out, err

@@ -9,7 +9,6 @@
 package keys
 
 import (
-	"crypto/hkdf"
 	"crypto/sha3"
 	"crypto/subtle"
 	"errors"
@@ -62,11 +61,7 @@ func NewPRK(a secret.Allocator, s secret.RackSecret, salt [Size]byte) (out secre
 		if len(ikm) != Size {
 			return fmt.Errorf("keys: extract: %w: have %d bytes, want %d", secret.ErrLength, len(ikm), Size)
 		}
-		prk, err := hkdf.Extract(sha3.New256, ikm, salt[:])
-		if err != nil {
-			return fmt.Errorf("keys: extract: %w", err)
-		}
-		out, err = secret.Take[secret.PRKKind](a, prk)
+		out, err = secret.Take[secret.PRKKind](a, extract(ikm, salt[:]))
 		return err
 	})
 	return out, err

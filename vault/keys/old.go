@@ -1,8 +1,6 @@
 package keys
 
 import (
-	"crypto/hkdf"
-	"crypto/sha3"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -162,15 +160,9 @@ func withKey(salt [Size]byte, s secret.RackSecret, rack ident.RackID, epoch iden
 		if len(ikm) != Size {
 			return fmt.Errorf("keys: older secrets: %w: have %d bytes, want %d", secret.ErrLength, len(ikm), Size)
 		}
-		prk, err := hkdf.Extract(sha3.New256, ikm, salt[:])
-		if err != nil {
-			return fmt.Errorf("keys: older secrets: %w", err)
-		}
+		prk := extract(ikm, salt[:])
 		defer clear(prk)
-		key, err := hkdf.Expand(sha3.New256, prk, string(info), Size)
-		if err != nil {
-			return fmt.Errorf("keys: older secrets: %w", err)
-		}
+		key := expand(prk, string(info))
 		defer clear(key)
 		if isZero(key) {
 			return ErrZeroKey
