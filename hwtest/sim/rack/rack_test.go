@@ -85,18 +85,27 @@ func newHardware(t *testing.T, tell func(simrack.Event)) *simrack.Rack {
 	return r
 }
 
-// TestBrokenOff: a scene that is interrupted while disks are being encrypted leaves nothing behind either.
+// TestBrokenOff: a scene that is interrupted leaves nothing behind either, neither while disks are being encrypted nor
+// while a new sled is there that is no member yet.
 func TestBrokenOff(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	r := newHardware(t, func(e simrack.Event) {
-		if strings.Contains(e.Text, "encrypted") { // others are still at it
-			cancel()
-		}
-	})
-	if _, err := r.Play(ctx, simrack.SceneInit); !errors.Is(err, context.Canceled) {
-		t.Errorf("have %v, want %v", err, context.Canceled)
+	for _, c := range []struct{ scene, when string }{{simrack.SceneInit, "encrypted"}, {simrack.SceneAddSled, "rack add done"}} {
+		t.Run(c.scene, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			r := newHardware(t, func(e simrack.Event) {
+				if strings.Contains(e.Text, c.when) { // more is under way
+					cancel()
+				}
+			})
+			if c.scene != simrack.SceneInit {
+				play(t, r, simrack.SceneInit)
+			}
+			if _, err := r.Play(ctx, c.scene); !errors.Is(err, context.Canceled) {
+				t.Errorf("have %v, want %v", err, context.Canceled)
+			}
+		})
 	}
 }
 
@@ -116,6 +125,15 @@ func closeRack(t *testing.T, r *simrack.Rack) {
 	for _, pid := range pids {
 		if pid != 0 && unix.Kill(pid, 0) == nil {
 			t.Errorf("process %d is left behind", pid)
+		}
+	}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range lines { // machines that are no members, and what daemons start
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), r.Dir) {
+			t.Errorf("left behind: %s: %q", path, line)
 		}
 	}
 }
