@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -364,16 +363,6 @@ func TestAbort(t *testing.T) {
 	}
 }
 
-// awaitPort waits until nobody holds the sled's address. A process that was just started inherits every descriptor for
-// a moment, and the commands that other sleds run here are such processes.
-func (s *testSled) awaitPort() {
-	s.rack.t.Helper()
-	s.await("a free port", func(s *testSled) bool {
-		ln, err := net.Listen("tcp", s.cfg.Underlay.Listen)
-		return err == nil && ln.Close() == nil
-	})
-}
-
 // TestTwentyChanges: changes in a row while daemons restart at random.
 func TestTwentyChanges(t *testing.T) {
 	r := unlockedRack(t, 3)
@@ -387,7 +376,6 @@ func TestTwentyChanges(t *testing.T) {
 			if rnd.IntN(4) == 0 {
 				s := r.sleds[rnd.IntN(3)]
 				s.stop()
-				s.awaitPort()
 				s.start()
 			}
 			return nil

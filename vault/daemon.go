@@ -143,7 +143,7 @@ func (d *Daemon) serve(parent context.Context) error {
 	if err != nil {
 		return err
 	}
-	underlay, err := api.ListenUnderlay(api.UnderlayConfig{Listen: d.cfg.Underlay.Listen, Certificate: d.tls.Certificate(), Node: d, Reasons: d.reasons})
+	underlay, err := d.listenUnderlay(parent)
 	if err != nil {
 		return err
 	}
