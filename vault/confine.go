@@ -1,10 +1,10 @@
 package vault
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sledvault/sledvault/internal/landlock"
@@ -29,7 +29,8 @@ func (d *Daemon) confine(wanted bool) {
 	if mapper {
 		_ = os.Mkdir("/run/cryptsetup", 0o700) // cryptsetup's locks; it would make it itself
 	}
-	res, err := landlock.Restrict(confinement(d.cfg, mapper))
+	rules := confinement(d.cfg, mapper)
+	res, err := landlock.Restrict(rules)
 	h := api.Hardening{Name: "landlock", OK: err == nil, Detail: fmt.Sprintf("ABI %d", res.ABI)}
 	if err != nil {
 		h.Detail = err.Error()
@@ -37,8 +38,11 @@ func (d *Daemon) confine(wanted bool) {
 		d.log.Warn("files are not confined", "err", err)
 	}
 	if absent := missing(d.cfg, res.Skipped); absent != "" {
-		h.Detail += "; closed until the daemon is restarted, as they were not there: " + absent
+		h.Detail += "; closed until the daemon is restarted, as it was not there: " + absent
 		d.log.Warn("not there at the start: restart the daemon when it is", "path", absent)
+	}
+	if err == nil && slices.ContainsFunc(rules, func(r landlock.Rule) bool { return r.Path == "/dev" }) {
+		h.Detail += "; all of /dev is open"
 	}
 	d.confined = []api.Hardening{h, d.fixPrivileges()}
 }
@@ -56,18 +60,12 @@ func (d *Daemon) fixPrivileges() api.Hardening {
 	return h
 }
 
-// missing lists what the configuration names and the machine does not have, of the paths that got no rule.
+// missing lists the state folders that are not there and so got no rule.
 func missing(c Config, skipped []string) string {
-	named := append([]string{c.SP.Port, c.TPM.Device}, c.State.Copies...)
-	for _, k := range c.Disks {
-		named = append(named, k.Path)
-	}
 	var out []string
-	for _, n := range named {
-		for _, s := range skipped {
-			if n == s {
-				out = append(out, n)
-			}
+	for _, n := range c.State.Copies {
+		if slices.Contains(skipped, n) {
+			out = append(out, n)
 		}
 	}
 	return strings.Join(out, ", ")
@@ -76,7 +74,8 @@ func missing(c Config, skipped []string) string {
 // confinement lists what the daemon and the cryptsetup that it runs need, and nothing else (threat-model.md §4).
 //
 // With device-mapper the plain devices appear while we run, and a disk that was pulled comes back as another file: then
-// /dev stays open. That gives away little: who may use device-mapper reaches every block device through it.
+// /dev stays open. That gives away little: who may use device-mapper reaches every block device through it. It stays open,
+// too, while a device is still to come: early in the boot of a machine its nodes appear one after another.
 func confinement(c Config, mapper bool) []landlock.Rule {
 	const (
 		read    = landlock.Read
@@ -93,15 +92,15 @@ func confinement(c Config, mapper bool) []landlock.Rule {
 	}
 	allow(own, c.State.Copies...)
 	allow(own, filepath.Dir(c.API.Socket), os.TempDir()) // an encryption in place keeps its new header in the second
-	allow(devices, c.SP.Port)
+	allow(devices, present(c.SP.Port))
 	if socket, ok := strings.CutPrefix(c.TPM.Device, "unix:"); ok {
 		allow(read, filepath.Dir(socket))
 	} else {
-		allow(devices, c.TPM.Device)
+		allow(devices, present(c.TPM.Device))
 	}
 	allow(read, present(c.TPM.EventLog))
 	for _, k := range c.Disks {
-		allow(devices, k.Path)
+		allow(devices, present(k.Path))
 	}
 	if mapper {
 		allow(devices, "/dev")
@@ -115,10 +114,17 @@ func confinement(c Config, mapper bool) []landlock.Rule {
 	return rules
 }
 
-// present is the path itself, or its folder while it is not there: firmware logs appear with their file system.
+// present is the path itself, or while it is not there the folder where it will be: /dev for a device, whose links lead
+// to other folders of it.
 func present(path string) string {
-	if _, err := os.Stat(path); err != nil {
-		return cmp.Or(filepath.Dir(path), path)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	if strings.HasPrefix(path, "/dev/") {
+		return "/dev"
+	}
+	if dir := filepath.Dir(path); dir != "/" {
+		return dir
 	}
 	return path
 }
