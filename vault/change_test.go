@@ -140,6 +140,7 @@ func (f failOnWrite) Write(p []byte) (int, error) {
 
 // TestAddAndRemove: a fourth sled joins; a first one leaves, learns it, and opens nothing; the others go on.
 func TestAddAndRemove(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	four := r.addSled()
 	ch := r.changed(add("sled-4"))
@@ -180,6 +181,7 @@ func TestAddAndRemove(t *testing.T) {
 
 // TestRemoveWhileDown: a sled that is down while it is removed learns of it when it starts.
 func TestRemoveWhileDown(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 4)
 	gone := r.sleds[3]
 	gone.stop()
@@ -191,6 +193,7 @@ func TestRemoveWhileDown(t *testing.T) {
 // TestReturns: a removed sled that was reset joins again with a new record and opens its disk again. Its removal names it
 // by its baseboard, since the operator deleted its table first.
 func TestReturns(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 4)
 	s := r.sleds[3]
 	path := filepath.Join(r.dir, "rack", controller.RackFile)
@@ -216,6 +219,7 @@ func TestReturns(t *testing.T) {
 
 // TestAnotherCoordinator: the coordinator dies before the decision; another one takes over with a later epoch.
 func TestAnotherCoordinator(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 4)
 	r.sleds[2].stop() // so that the decision waits: three of four must prepare
 	r.sleds[3].stop()
@@ -253,6 +257,7 @@ var errCrash = errors.New("the command was killed")
 
 // TestInterrupted: a command is killed after each save of the journal in turn, and run again.
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	r.addSled()
 	for _, run := range []struct {
@@ -299,6 +304,7 @@ func TestInterrupted(t *testing.T) {
 
 // TestLostJournal: the journal is lost; the next change learns from the sleds where the rack is.
 func TestLostJournal(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	r.changed(rotate)
 	must(t, os.Remove(filepath.Join(r.dir, "rack", "journal.json")))
@@ -309,6 +315,7 @@ func TestLostJournal(t *testing.T) {
 
 // TestOldJournal: a journal of before is put back; the rack goes on from where it is.
 func TestOldJournal(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	path := filepath.Join(r.dir, "rack", "journal.json")
 	done, err := os.ReadFile(path)
@@ -336,6 +343,7 @@ func TestOldJournal(t *testing.T) {
 
 // TestAbort: a change that waits is given up; the next one has another epoch. A decided one cannot be given up.
 func TestAbort(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	r.sleds[1].stop()
 	r.sleds[2].stop()
@@ -365,6 +373,7 @@ func TestAbort(t *testing.T) {
 
 // TestTwentyChanges: changes in a row while daemons restart at random.
 func TestTwentyChanges(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	r.addSled()
 	rnd := rand.New(rand.NewPCG(1, 2))

@@ -14,6 +14,7 @@ import (
 // TestRackBootsAndUnlocks is the whole way: unclaimed sleds are enrolled, make a rack, encrypt their disks, lose power
 // all at once, and open the disks again by quorum.
 func TestRackBootsAndUnlocks(t *testing.T) {
+	t.Parallel()
 	r := newRack(t, 3)
 	for _, s := range r.sleds {
 		s.start()

@@ -64,6 +64,7 @@ func (s *testSled) unlocks() {
 
 // TestBelowThreshold: too few sleds open nothing, and say who is missing; the ones that come back are enough at once.
 func TestBelowThreshold(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	for _, s := range r.sleds {
 		s.stop()
@@ -93,6 +94,7 @@ func TestBelowThreshold(t *testing.T) {
 
 // TestRestart: a daemon that ends and starts again, without its sled losing power, opens its disks again.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	for range 5 {
 		for _, s := range r.sleds {
@@ -112,6 +114,7 @@ func (s *testSled) awaitSocket() {
 
 // TestForeignTPM: a sled with another sled's TPM starts no peer network and names the other sled.
 func TestForeignTPM(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	a, b := r.sleds[0], r.sleds[1]
 	a.stop()
@@ -134,6 +137,7 @@ func TestForeignTPM(t *testing.T) {
 
 // TestDamagedFiles: garbage in one copy of a file is counted, repaired and survived.
 func TestDamagedFiles(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	s := r.sleds[0]
 	for _, f := range []struct {
@@ -164,6 +168,7 @@ func TestDamagedFiles(t *testing.T) {
 
 // TestKeyOpensOnlyItsDisk: a released key opens its own disk and no other, and the release is recorded.
 func TestKeyOpensOnlyItsDisk(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	keys := make([]secret.DiskKey, len(r.sleds))
 	for i, s := range r.sleds {
@@ -187,6 +192,7 @@ func TestKeyOpensOnlyItsDisk(t *testing.T) {
 
 // TestSilentSP: while the service processor is silent, the boot says so and status answers.
 func TestSilentSP(t *testing.T) {
+	t.Parallel()
 	r := newRack(t, 3)
 	s := r.sleds[0]
 	must(t, s.sp.SP.SetIdentity("", 0, ""))
@@ -205,6 +211,7 @@ func TestSilentSP(t *testing.T) {
 }
 
 func TestAttack(t *testing.T) {
+	t.Parallel()
 	t.Run("ledger-rollback", ledgerRollback)
 	t.Run("lone-expunge", loneExpunge)
 	t.Run("orphan-old-secrets", orphanOldSecrets)

@@ -93,6 +93,7 @@ func (s *testSled) enrolled(o controller.EnrollOptions) (controller.Enrolled, er
 // TestLostSeal: a sled that lost its seal comes back only by name, computes its share of the same epoch again, and takes
 // its disks over as it finds them.
 func TestLostSeal(t *testing.T) {
+	t.Parallel()
 	r, s := rolledBack(t)
 	e, err := s.enrolled(controller.EnrollOptions{})
 	if e.State != controller.LostSeal || reason.CodeOf(err) != controller.CodeLostSeal || !strings.Contains(reason.HintOf(err), "--again sled-3") {
@@ -119,6 +120,7 @@ func TestLostSeal(t *testing.T) {
 
 // TestOtherMeasurements: a sled whose firmware changed is taken back only if the operator accepts what it measures.
 func TestOtherMeasurements(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	s := r.sleds[1]
 	s.powerCycle(firmware.Options{CommandLine: "quiet init=/bin/sh"})

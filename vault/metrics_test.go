@@ -12,6 +12,7 @@ import (
 
 // TestMetrics: every line is of Prometheus' text format, and the figures are the status's.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	r := newRack(t, 3)
 	s := r.sleds[0]
 	s.cfg.Metrics.Listen = fmt.Sprintf("%s%d:12351", r.net, 1)

@@ -18,6 +18,7 @@ import (
 // TestReset: a sled forgets its rack only when it is named and, as a member, only when that is confirmed; its next life is
 // unclaimed, keeps the old files aside, and can be enrolled again.
 func TestReset(t *testing.T) {
+	t.Parallel()
 	r := unlockedRack(t, 3)
 	s := r.sleds[2]
 	for _, c := range []struct {
@@ -65,6 +66,7 @@ func TestReset(t *testing.T) {
 
 // TestResetLost: a sled whose state was wiped is un-claimed without ado.
 func TestResetLost(t *testing.T) {
+	t.Parallel()
 	r := newRack(t, 3)
 	for _, s := range r.sleds {
 		s.start()
@@ -145,6 +147,7 @@ func children(t *testing.T, name string) (out []string) {
 
 // TestStatusAfter: who knows the newest revision is answered by the next change, and not before.
 func TestStatusAfter(t *testing.T) {
+	t.Parallel()
 	r := newRack(t, 3)
 	s := r.sleds[0]
 	s.start()
