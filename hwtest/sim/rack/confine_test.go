@@ -3,9 +3,13 @@
 package simrack_test
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	simrack "github.com/sledvault/sledvault/hwtest/sim/rack"
 	"github.com/sledvault/sledvault/internal/landlock"
 	"github.com/sledvault/sledvault/vault/api"
 )
@@ -26,5 +30,25 @@ func TestConfined(t *testing.T) {
 	}
 	if have["landlock"].OK && !strings.HasPrefix(have["landlock"].Detail, "ABI ") {
 		t.Errorf("have %+v", have["landlock"])
+	}
+	t.Run("seal reset", func(t *testing.T) { testSealReset(t, r) })
+}
+
+// testSealReset: the command works on a confined daemon, which ends, is started again by its supervisor, and is unclaimed.
+func testSealReset(t *testing.T, r *simrack.Rack) {
+	s := r.Sled(2)
+	reset := []string{"seal", "reset", "--baseboard", s.Board.String()}
+	_, err := r.On(t.Context(), s, reset...)
+	if ce, ok := errors.AsType[*simrack.CommandError](err); !ok || ce.Code != 1 || !strings.Contains(ce.Stderr, "--yes-i-know") {
+		t.Errorf("member: have %v, want exit code 1 and the way out", err)
+	}
+	if _, err := r.On(t.Context(), s, append(reset, "--yes-i-know")...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Await(t.Context(), "unclaimed", func(st api.Status) bool { return st.State == api.StateUnclaimed }); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(s.State[1], "enrolment.cbor.old-1")); err != nil {
+		t.Errorf("the old state is not kept: %v", err)
 	}
 }
