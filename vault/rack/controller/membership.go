@@ -3,17 +3,11 @@ package controller
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
-	"sync"
 
-	"github.com/sledvault/sledvault/rot/enroll"
-	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/rack"
-	"github.com/sledvault/sledvault/vault/rack/journal"
 	"github.com/sledvault/sledvault/vault/reason"
-	"github.com/sledvault/sledvault/vault/wire"
 )
 
 // CodeSuperseded marks a journal that is older than the rack.
@@ -140,28 +134,6 @@ func (r *run) steps(ctx context.Context, kind rack.Kind, boards []ident.Baseboar
 	return ch, nil
 }
 
-// recover fills an empty journal from what the sleds hold. All of them must answer but those that are to be removed: one
-// that is silent may know of a later epoch.
-func (r *run) recover(ctx context.Context, except []ident.Baseboard) error {
-	if r.st.Change != nil {
-		return nil
-	}
-	var all []ident.Baseboard
-	for _, s := range r.c.file.Sleds {
-		if rec, ok := r.c.set.Find(s.Baseboard()); ok && rec.Live() && !slices.Contains(except, s.Baseboard()) {
-			all = append(all, s.Baseboard())
-		}
-	}
-	if err := r.survey(ctx, all, func(reached []ident.Baseboard) bool { return len(reached) == len(all) }); err != nil {
-		return err
-	}
-	if r.st.Committed() == nil {
-		return reason.New(rack.CodeUninitialised, "initialise the rack: sledvault rack init", "rack: nothing is committed yet")
-	}
-	r.c.note("epoch %d is committed; the journal takes it over", r.st.LastCommitted())
-	return r.save()
-}
-
 // resume reports whether the change under way is the one that is asked for. A decided change of another kind is finished
 // as far as it must be before the next one can begin.
 func (r *run) resume(ctx context.Context, kind rack.Kind, boards []ident.Baseboard) (bool, error) {
@@ -190,32 +162,6 @@ func (r *run) resume(ctx context.Context, kind rack.Kind, boards []ident.Baseboa
 		return false, r.markNow(ctx, ch)
 	}
 	return false, nil
-}
-
-// catchUp has the journal follow the rack: an older journal was put back. errAgain tells that it did.
-func (r *run) catchUp(ctx context.Context) error {
-	was := r.st.Change
-	if err := r.survey(ctx, was.Members, func([]ident.Baseboard) bool { return r.st.Change != was }); err != nil {
-		return err
-	}
-	r.c.note("epoch %d is committed; the journal was older", r.st.LastCommitted())
-	if err := r.save(); err != nil {
-		return err
-	}
-	return errAgain
-}
-
-// superseded reports whether a sled that did not commit an epoch has committed a later one.
-func superseded(ctx context.Context, s *Sledlink, ch *rack.Change) error {
-	raw, err := s.Config(ctx)
-	if err != nil {
-		return err
-	}
-	cfg, err := wire.DecodeConfigurationJSON(raw.Config)
-	if err != nil || cfg == nil || cfg.Epoch <= ch.Epoch {
-		return nil // what it is behind in is the commit's matter
-	}
-	return reason.New(CodeSuperseded, "restore the newest journal.json, or run the command again", "rack: epoch %d: a sled has committed epoch %d", ch.Epoch, cfg.Epoch)
 }
 
 // covers reports whether the change under way adds or removes exactly the given sleds.
@@ -293,20 +239,6 @@ func (r *run) plan(kind rack.Kind, boards []ident.Baseboard) (*rack.Plan, error)
 	return &rack.Plan{Kind: kind, Members: members, Threshold: ident.Threshold(r.c.file.Threshold)}, nil
 }
 
-// finish does what is left of a change that an earlier run brought to its commit, for sleds that are no members.
-func (r *run) finish(ctx context.Context, boards []ident.Baseboard) error {
-	ch := r.st.Committed()
-	for _, b := range boards {
-		if rec, ok := r.c.set.Find(b); ok && rec.Live() && !slices.Contains(ch.Members, b) && !slices.Contains(ch.Removed, b) {
-			ch.Removed, ch.Marked = append(ch.Removed, b), false // the journal was lost, or it never was a member
-		}
-	}
-	if ch.Marks() {
-		return nil
-	}
-	return r.markNow(ctx, ch)
-}
-
 // begin waits until enough sleds are there, and records the change.
 func (r *run) begin(ctx context.Context, p *rack.Plan) error {
 	base := r.st.Committed()
@@ -369,168 +301,4 @@ func (r *run) enrollNew(ctx context.Context, boards []ident.Baseboard) error {
 		}
 	}
 	return err
-}
-
-// errHoldsState refuses a removed sled that was not reset: it knows that it is out, and would never commit.
-func errHoldsState(name string) error {
-	return reason.New(CodeNotEnrolled, "reset it on the sled itself: sledvault seal reset, then run the command again",
-		"rack: sled %s was removed from the rack and still holds its state", name)
-}
-
-// survey connects to all targets at the same time, hands them the newest enrolment set, takes note of the epochs that
-// they know, and returns as soon as enough have been reached. Until ctx ends it waits for the others.
-func (r *run) survey(ctx context.Context, targets []ident.Baseboard, enough func(reached []ident.Baseboard) bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wg sync.WaitGroup
-	var reached []ident.Baseboard // guarded by r.mu
-	var failed error
-	envelope := r.c.set.Encode()
-	for _, b := range targets {
-		wg.Go(func() {
-			err := r.c.insist(ctx, b, func(s *Sledlink) error { return r.visit(ctx, s, b, envelope) })
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if err == nil {
-				reached = append(reached, b)
-			} else if reason.RemedyOf(err) != reason.Retry {
-				r.c.waitingFor(b, err)
-				failed = err
-			}
-			if enough(reached) {
-				cancel()
-			}
-		})
-	}
-	wg.Wait()
-	if enough(reached) {
-		return nil
-	}
-	if failed != nil {
-		return failed
-	}
-	var missing []ident.Baseboard
-	for _, b := range targets {
-		if !slices.Contains(reached, b) {
-			missing = append(missing, b)
-		}
-	}
-	return r.c.waitingForSleds(missing, nil, "rack: waits for sleds before the change can begin")
-}
-
-// visit brings one sled up to date and notes what it knows.
-func (r *run) visit(ctx context.Context, s *Sledlink, b ident.Baseboard, envelope []byte) error {
-	st, err := s.Status(ctx)
-	if err != nil {
-		return err
-	}
-	if st.State == api.StateExpunged {
-		return errHoldsState(r.c.label(b))
-	}
-	if st.Rack == nil || st.Rack.SetGeneration < r.c.set.Generation {
-		if _, err := s.EnrollSet(ctx, envelope); err != nil {
-			return err
-		}
-	}
-	if err := r.c.askOne(ctx, s, &r.mu, r.st); err != nil {
-		return err
-	}
-	if st.Quorum == nil {
-		return nil
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if ch := r.st.Committed(); ch != nil && slices.Contains(st.Quorum.Commits, ch.Epoch) {
-		ch.CommittedBy(b)
-	}
-	return nil
-}
-
-// candidate is the first of the sleds that may coordinate: it stays a member and has committed the last epoch.
-func (r *run) candidate(members, sleds []ident.Baseboard) ident.Baseboard {
-	base := r.st.Committed()
-	for _, b := range sleds {
-		if base != nil && slices.Contains(base.Committed, b) && slices.Contains(base.Members, b) && slices.Contains(members, b) {
-			return b
-		}
-	}
-	return ident.Baseboard{}
-}
-
-// mark puts the removal into the enrolment set and tells the sleds. A removed sled that is up learns of it at once and
-// asks for the proof.
-func (r *run) mark(ctx context.Context, ch *rack.Change) error {
-	next, changed := r.c.set.Next(), false
-	for _, b := range ch.Removed {
-		rec, ok := r.c.set.Find(b)
-		if !ok || !rec.Live() {
-			continue
-		}
-		gone := rec.Clone()
-		gone.Removed = ch.Epoch
-		if err := next.Put(gone); err != nil {
-			return err
-		}
-		changed = true
-	}
-	if changed {
-		if err := next.Sign(r.c.key); err != nil {
-			return err
-		}
-		if err := r.c.writeSet(next); err != nil {
-			return err
-		}
-	} else {
-		next = r.c.set
-	}
-	r.tellSet(ctx, next, append(slices.Clone(ch.Removed), ch.Members...))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.marked = next
-	ch.Marked = true
-	for _, b := range ch.Removed {
-		r.c.say(b, "removed with epoch %d", ch.Epoch)
-	}
-	return r.save()
-}
-
-// markNow marks while nothing else runs.
-func (r *run) markNow(ctx context.Context, ch *rack.Change) error {
-	err := r.mark(ctx, ch)
-	r.takeMarked()
-	return err
-}
-
-// takeMarked makes the set with the marks the controller's own, once nobody reads the one before any more.
-func (r *run) takeMarked() {
-	if r.marked != nil {
-		r.c.set = r.marked
-	}
-}
-
-// tellSet hands sleds a set, once: whoever does not answer gets it from its peers.
-func (r *run) tellSet(ctx context.Context, set *enroll.Set, boards []ident.Baseboard) {
-	envelope := set.Encode()
-	var wg sync.WaitGroup
-	for _, b := range boards {
-		s, ok := r.c.file.Find(b)
-		if !ok {
-			continue
-		}
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-			defer cancel()
-			if err := r.c.distribute(ctx, s, envelope); err != nil {
-				r.c.say(b, "gets the enrolment set from its peers later: %v", err)
-			}
-		})
-	}
-	wg.Wait()
-}
-
-func (c *Controller) writeSet(s *enroll.Set) error {
-	if err := journal.WriteFile(filepath.Join(c.file.dir, setFile), s.Encode(), 0o600); err != nil {
-		return reason.Wrap(err, CodeSet, "free space in the rack's folder", "rack: write enrolment set")
-	}
-	return nil
 }
