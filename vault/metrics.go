@@ -49,16 +49,14 @@ func (d *Daemon) listenMetrics() (serve func(context.Context) error, err error) 
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
 	srv.SetKeepAlivesEnabled(false)
 	return func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
+		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+		defer stop()
 		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("vault: serve metrics: %w", err)
 		}
 		return nil
 	}, nil
 }
-
-// states lists every state, so that each has its series from the start.
-var states = [...]api.State{api.StateStarting, api.StateUnclaimed, api.StateClaimed, api.StateMember, api.StateExpunged, api.StateLostSeal}
 
 // metrics is the status in Prometheus' text format.
 func (d *Daemon) metrics(ctx context.Context) string {
@@ -67,7 +65,7 @@ func (d *Daemon) metrics(ctx context.Context) string {
 	m.family("sledvault_info", "gauge", "The version that runs.")
 	m.sample("sledvault_info", 1, "version", s.Version)
 	m.family("sledvault_state", "gauge", "What the sled is to its rack: 1 for the state it is in.")
-	for _, st := range states {
+	for _, st := range []api.State{api.StateStarting, api.StateUnclaimed, api.StateClaimed, api.StateMember, api.StateExpunged, api.StateLostSeal} {
 		m.sample("sledvault_state", truth(s.State == st), "state", string(st))
 	}
 	m.family("sledvault_boot_step", "gauge", "The boot step under way: always 1.")
@@ -125,18 +123,18 @@ func tally[T any](in []T, key func(T) string) map[string]float64 {
 type metricText struct{ strings.Builder }
 
 func (m *metricText) family(name, kind, help string) {
-	fmt.Fprintf(m, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+	_, _ = fmt.Fprintf(m, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 }
 
 // sample writes one value, with one label.
 func (m *metricText) sample(name string, v float64, label, value string) {
-	fmt.Fprintf(m, "%s{%s=\"%s\"} %v\n", name, label, strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(value), v)
+	_, _ = fmt.Fprintf(m, "%s{%s=\"%s\"} %v\n", name, label, strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(value), v)
 }
 
 // one is a family of one value without labels.
 func (m *metricText) one(name, help string, v float64) {
 	m.family(name, "gauge", help)
-	fmt.Fprintf(m, "%s %v\n", name, v)
+	_, _ = fmt.Fprintf(m, "%s %v\n", name, v)
 }
 
 func (m *metricText) counts(name, label string, of map[string]float64) {

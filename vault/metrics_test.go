@@ -52,10 +52,8 @@ func TestMetrics(t *testing.T) {
 	if t.Failed() {
 		t.Log(text)
 	}
-	if resp, err := http.Get("http://" + s.cfg.Metrics.Listen + "/v1/status"); err != nil || resp.StatusCode != http.StatusNotFound {
-		t.Errorf("another path: %v %v", resp, err)
-	} else {
-		_ = resp.Body.Close()
+	if code, _, _ := get(t, s.cfg.Metrics.Listen, "/v1/status"); code != http.StatusNotFound {
+		t.Errorf("another path: have HTTP status %d, want %d", code, http.StatusNotFound)
 	}
 	s.stop()
 	if c, err := net.Dial("tcp", s.cfg.Metrics.Listen); err == nil {
@@ -66,13 +64,21 @@ func TestMetrics(t *testing.T) {
 
 func scrape(t *testing.T, addr string) string {
 	t.Helper()
-	resp, err := http.Get("http://" + addr + "/metrics")
+	code, kind, text := get(t, addr, "/metrics")
+	if code != http.StatusOK || !strings.HasPrefix(kind, "text/plain; version=0.0.4") {
+		t.Fatalf("have HTTP status %d, %s", code, kind)
+	}
+	return "\n" + text
+}
+
+func get(t *testing.T, addr, path string) (code int, kind, text string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+path, http.NoBody)
+	must(t, err)
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
 	must(t, err)
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
 	must(t, err)
-	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain; version=0.0.4") {
-		t.Fatalf("have %s, %s", resp.Status, resp.Header.Get("Content-Type"))
-	}
-	return "\n" + string(b)
+	return resp.StatusCode, resp.Header.Get("Content-Type"), string(b)
 }
