@@ -111,7 +111,7 @@ func unreachable(where string, err error) error {
 	e := reason.Later(CodeUnreachable, "start sledvaultd, or name its socket with --socket", "client: no daemon answers at %s", where)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		e.Hint, e.Remedy = "run as a user that has a role in the daemon's configuration", reason.Operator
+		e = reason.New(CodeUnreachable, "run as a user that may reach the socket and has a role in the daemon's configuration", "client: %s may not be opened by this user", where)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		e = reason.Later(api.CodeTimeout, "see sledvault status", "client: %s did not answer in time", where)
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
