@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -264,7 +265,10 @@ func TestSplitRefuses(t *testing.T) {
 }
 
 // counted fails after some allocations and counts what was not given back.
-type counted struct{ left, open int }
+type counted struct {
+	left int
+	open atomic.Int64
+}
 
 var errNoPages = errors.New("no pages")
 
@@ -272,8 +276,8 @@ func (c *counted) Alloc(n int) ([]byte, func(), error) {
 	if c.left--; c.left < 0 {
 		return nil, nil, errNoPages
 	}
-	c.open++
-	return make([]byte, n), func() { c.open-- }, nil
+	c.open.Add(1)
+	return make([]byte, n), func() { c.open.Add(-1) }, nil
 }
 
 // Wherever memory runs out, nothing is left behind; and if it does not, only the shares are.
@@ -283,10 +287,10 @@ func TestNothingLeftBehind(t *testing.T) {
 		c := &counted{left: left}
 		shares, err := Split(c, bytes.NewReader(make([]byte, 64)), take(t, make([]byte, 32)), 5, 3)
 		switch {
-		case left < 6 && (!errors.Is(err, errNoPages) || c.open != 0 || shares != nil):
-			t.Errorf("%d allocations: %v, %d open, %d shares", left, err, c.open, len(shares))
-		case left >= 6 && (err != nil || c.open != 5):
-			t.Errorf("%d allocations: %v, %d open", left, err, c.open)
+		case left < 6 && (!errors.Is(err, errNoPages) || c.open.Load() != 0 || shares != nil):
+			t.Errorf("%d allocations: %v, %d open, %d shares", left, err, c.open.Load(), len(shares))
+		case left >= 6 && (err != nil || c.open.Load() != 5):
+			t.Errorf("%d allocations: %v, %d open", left, err, c.open.Load())
 		}
 		DestroyAll(shares)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -22,7 +23,10 @@ import (
 )
 
 // counted fails after some allocations and counts what was not given back.
-type counted struct{ left, open int }
+type counted struct {
+	left int
+	open atomic.Int64
+}
 
 var errNoPages = errors.New("no pages")
 
@@ -30,8 +34,8 @@ func (c *counted) Alloc(n int) ([]byte, func(), error) {
 	if c.left--; c.left < 0 {
 		return nil, nil, errNoPages
 	}
-	c.open++
-	return make([]byte, n), func() { c.open-- }, nil
+	c.open.Add(1)
+	return make([]byte, n), func() { c.open.Add(-1) }, nil
 }
 
 var testRack = ident.RackID{0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x46, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff}
@@ -70,8 +74,8 @@ func TestNewRackSecret(t *testing.T) {
 			}
 			s.Destroy()
 		}
-		if a.open != 0 {
-			t.Errorf("%s: %d allocations left", c.name, a.open)
+		if a.open.Load() != 0 {
+			t.Errorf("%s: %d allocations left", c.name, a.open.Load())
 		}
 	}
 }
@@ -250,8 +254,8 @@ func TestDecryptRefuses(t *testing.T) {
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: have %v, want %v", c.name, err, c.want)
 		}
-		if got.Destroy(); a.open != 0 {
-			t.Errorf("%s: %d allocations left", c.name, a.open)
+		if got.Destroy(); a.open.Load() != 0 {
+			t.Errorf("%s: %d allocations left", c.name, a.open.Load())
 		}
 	}
 	huge := EncryptedSecrets{Data: make([]byte, MaxOldSecrets*recordSize+17)}
@@ -265,8 +269,8 @@ func TestDecryptRefuses(t *testing.T) {
 	}
 	for left := range 4 {
 		a := &counted{left: left}
-		if _, err := Decrypt(a, seal(t, sec, 5, records(1, 2, 3)), sec, testRack, 5); !errors.Is(err, errNoPages) || a.open != 0 {
-			t.Errorf("%d allocations: %v, %d left", left, err, a.open)
+		if _, err := Decrypt(a, seal(t, sec, 5, records(1, 2, 3)), sec, testRack, 5); !errors.Is(err, errNoPages) || a.open.Load() != 0 {
+			t.Errorf("%d allocations: %v, %d left", left, err, a.open.Load())
 		}
 	}
 }
@@ -293,8 +297,8 @@ func TestOldSecretsClone(t *testing.T) {
 		t.Errorf("have %v after the source was destroyed", c.Epochs())
 	}
 	a := &counted{left: 1}
-	if _, err := c.Clone(a); !errors.Is(err, errNoPages) || a.open != 0 {
-		t.Errorf("clone without memory: %v, %d left", err, a.open)
+	if _, err := c.Clone(a); !errors.Is(err, errNoPages) || a.open.Load() != 0 {
+		t.Errorf("clone without memory: %v, %d left", err, a.open.Load())
 	}
 }
 

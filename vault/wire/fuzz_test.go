@@ -27,8 +27,8 @@ func FuzzDecode(f *testing.F) {
 		a := &counted{}
 		m, err := Decode(a, b)
 		if err != nil {
-			if reason.CodeOf(err) == "" || a.live != 0 {
-				t.Fatalf("%v: %d secrets remain", err, a.live)
+			if reason.CodeOf(err) == "" || a.live() != 0 {
+				t.Fatalf("%v: %d secrets remain", err, a.live())
 			}
 			return
 		}
@@ -61,8 +61,8 @@ func FuzzDecodeState(f *testing.F) {
 		a := &counted{}
 		s, err := DecodeStateBytes(a, b)
 		if err != nil {
-			if reason.CodeOf(err) == "" || a.live != 0 {
-				t.Fatalf("%v: %d secrets remain", err, a.live)
+			if reason.CodeOf(err) == "" || a.live() != 0 {
+				t.Fatalf("%v: %d secrets remain", err, a.live())
 			}
 			return
 		}

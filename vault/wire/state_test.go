@@ -75,8 +75,8 @@ func TestStatePages(t *testing.T) {
 	s := testState(t)
 	a := &counted{}
 	p, err := EncodeState(a, s)
-	if err != nil || a.total != 1 || p.Len() != len(encodeState(t, s)) {
-		t.Errorf("have %d allocations, %v; want 1", a.total, err)
+	if err != nil || a.total() != 1 || p.Len() != len(encodeState(t, s)) {
+		t.Errorf("have %d allocations, %v; want 1", a.total(), err)
 	}
 	if _, err := EncodeState(failing{}, s); err == nil {
 		t.Error("encoded without memory")
@@ -91,8 +91,8 @@ func TestStateRefuses(t *testing.T) {
 	good := encodeState(t, testState(t))
 	a := &counted{}
 	for n := range good {
-		if _, err := DecodeStateBytes(a, good[:n]); reason.CodeOf(err) == "" || a.live != 0 {
-			t.Fatalf("the first %d bytes: %v, %d secrets remain", n, err, a.live)
+		if _, err := DecodeStateBytes(a, good[:n]); reason.CodeOf(err) == "" || a.live() != 0 {
+			t.Fatalf("the first %d bytes: %v, %d secrets remain", n, err, a.live())
 		}
 	}
 	for _, c := range []struct {
@@ -114,8 +114,8 @@ func TestStateRefuses(t *testing.T) {
 			t.Fatalf("%s: nothing replaced", c.name)
 		}
 		_, err := DecodeStateBytes(a, b)
-		if have := reason.CodeOf(err); have != c.code && c.name != "share epoch twice" || err == nil || a.live != 0 {
-			t.Errorf("%s: have %q (%v) and %d secrets, want %q", c.name, have, err, a.live, c.code)
+		if have := reason.CodeOf(err); have != c.code && c.name != "share epoch twice" || err == nil || a.live() != 0 {
+			t.Errorf("%s: have %q (%v) and %d secrets, want %q", c.name, have, err, a.live(), c.code)
 		}
 		if reason.HintOf(err) == "" {
 			t.Errorf("%s: no hint", c.name)
