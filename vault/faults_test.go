@@ -234,4 +234,5 @@ func TestAttack(t *testing.T) {
 		}
 	})
 	t.Run("mixed-polynomial", mixedPolynomial)
+	t.Run("dtpm-reset-replay", resetReplay)
 }

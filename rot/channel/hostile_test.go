@@ -17,9 +17,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sledvault/sledvault/hwtest/sim/firmware"
 	"github.com/sledvault/sledvault/rot"
 	"github.com/sledvault/sledvault/rot/channel"
 	"github.com/sledvault/sledvault/rot/channel/channeltest"
+	"github.com/sledvault/sledvault/rot/rottest"
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
@@ -238,6 +240,7 @@ func TestAttack(t *testing.T) {
 	t.Run("relay", attackRelay)
 	t.Run("quote-replay", attackReplay)
 	t.Run("clock-1970", attackClock)
+	t.Run("dtpm-reset-replay", attackTPMReset)
 }
 
 // attackRelay: somebody in the middle ends TLS on both sides and passes every frame on. Evidence of the true sleds does
@@ -307,6 +310,41 @@ func attackClock(t *testing.T) {
 		mustConnect(t, r.Sleds[0], r.Sleds[1])
 		mustConnect(t, r.Sleds[1], r.Sleds[0])
 	}
+}
+
+// attackTPMReset: somebody resets the TPM of a running sled and extends the registers with what the firmware had
+// measured. The values are those of a good boot, so it connects; but peers see that its TPM was reset, and from then on
+// neither what was quoted before nor a TPM with another history is good enough.
+func attackTPMReset(t *testing.T) {
+	t.Parallel()
+	r := channeltest.NewRack(t, 2)
+	victim, judge := r.Sleds[0], r.Sleds[1]
+	_, a := mustConnect(t, victim, judge)
+	before := a.Verdict
+	if err := victim.TPM.Boot(firmware.Options{}); err != nil { // prover and TLS key live on
+		t.Fatal(err)
+	}
+	_, a = mustConnect(t, victim, judge)
+	if !a.Verdict.Rebooted || a.Verdict.Seen.ResetCount != before.Seen.ResetCount+1 || a.Verdict.PCRs[7] != before.PCRs[7] {
+		t.Errorf("have %+v after %+v, want the same registers and one reset more", a.Verdict, before)
+	}
+	for name, c := range map[string]struct {
+		change func(*rottest.TPM)
+		want   reason.Code
+	}{
+		"a reset count of before":           {func(f *rottest.TPM) { f.Reset-- }, rot.CodeResetCount},
+		"a TPM that was cleared":            {func(f *rottest.TPM) { f.Reset = 1 }, rot.CodeResetCount},
+		"resumed without a reset":           {func(f *rottest.TPM) { f.Restart++ }, rot.CodeRestartCount},
+		"reset, and told other measurement": {func(f *rottest.TPM) { f.Reset++; f.PCRs[12] = [32]byte{1} }, rot.CodePCRPolicy},
+	} {
+		reset, restart, pcrs := victim.TPM.Reset, victim.TPM.Restart, victim.TPM.PCRs
+		victim.TPM.Set(c.change)
+		d, a := connect(t, victim.Channel, judge.Channel)
+		t.Log(name)
+		wantRefused(t, a.err, d.err, c.want)
+		victim.TPM.Set(func(f *rottest.TPM) { f.Reset, f.Restart, f.PCRs = reset, restart, pcrs })
+	}
+	mustConnect(t, victim, judge)
 }
 
 // FuzzFrames: hellos and verdicts of strangers: no panic, and what is accepted encodes to the same bytes.

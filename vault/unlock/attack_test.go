@@ -86,6 +86,7 @@ func swapLast(old, new string) func(string) string {
 }
 
 func TestAttack(t *testing.T) {
+	t.Run("fs-confusion", attackConfusion)
 	t.Run("luks-header-malleable", func(t *testing.T) {
 		t.Parallel()
 		v := newVictim(t)
