@@ -115,13 +115,13 @@ type RelaxConfig struct {
 	SoftwareTPM bool `toml:"software-tpm"` // accept a TPM that is a program
 }
 
-// Names lists the active relaxations.
+// Names lists the active relaxations, that of the build included.
 func (r RelaxConfig) Names() []string {
 	out := []string{}
 	if r.SoftwareTPM {
 		out = append(out, "software-tpm")
 	}
-	return out
+	return append(out, builtRelaxed()...)
 }
 
 // Duration is a time.Duration in TOML text form ("20s").

@@ -12,8 +12,11 @@ import (
 	"time"
 )
 
+// unreleased is the version of a program that nobody packaged.
+const unreleased = "devel"
+
 // version is set by the linker.
-var version = "devel"
+var version = unreleased
 
 func main() {
 	start := time.Now()

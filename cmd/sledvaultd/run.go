@@ -42,6 +42,9 @@ func run(ctx context.Context, start time.Time, args []string, stdout, stderr io.
 	case *config == "" || fs.NArg() > 0:
 		return cli.Fail(stderr, "sledvaultd", cli.UsageError("want --config FILE and nothing else"))
 	}
+	if err := vault.CheckBuild(version, unreleased); err != nil {
+		return cli.Fail(stderr, "sledvaultd", err)
+	}
 	cfg, err := vault.LoadConfig(*config)
 	if err != nil {
 		return cli.Fail(stderr, "sledvaultd", err)

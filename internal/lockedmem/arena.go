@@ -31,7 +31,7 @@ type Kind string
 const (
 	MemfdSecret Kind = "memfd_secret" // not even in the kernel's map of memory
 	Mapped      Kind = "mmap"         // anonymous pages: left out of core files, wiped on fork, locked if allowed
-	GoHeap      Kind = "heap"         // no protection; on systems other than Linux
+	GoHeap      Kind = "heap"         // no protection; on systems other than Linux, and with [HeapSecrets]
 )
 
 const (
@@ -75,7 +75,18 @@ type slab struct {
 }
 
 // New makes an arena of at most [Limit] bytes and maps its first pages, so that [Stats] is true from the start.
-func New() (*Arena, error) { return newArena(Limit, platformMapper()) }
+func New() (*Arena, error) {
+	m := platformMapper()
+	if HeapSecrets {
+		m = mapHeap
+	}
+	return newArena(Limit, m)
+}
+
+// mapHeap gives ordinary memory.
+func mapHeap(n int) (mapping, error) {
+	return mapping{make([]byte, n), GoHeap, false, func() error { return nil }}, nil
+}
 
 func newArena(limit int, m mapper) (*Arena, error) {
 	a := &Arena{mapPages: m, limit: limit, locked: true}
@@ -138,6 +149,9 @@ func (a *Arena) small(n int) ([]byte, func(), error) {
 	a.pieces++
 	all := s.b[at*granule : (at+need)*granule]
 	return all[:n:n], a.once(func() {
+		if HeapSecrets { // what was there stays there: nothing else gets the place
+			return
+		}
 		clear(all)
 		clear(s.used[at : at+need])
 		s.free += need
@@ -170,6 +184,9 @@ func (a *Arena) large(n int) ([]byte, func(), error) {
 	a.inUse += len(m.b)
 	a.pieces++
 	return m.b[:n:n], a.once(func() {
+		if HeapSecrets {
+			return
+		}
 		clear(m.b)
 		a.inUse -= len(m.b)
 		if m.unmap() == nil { // pages that did not go back still count

@@ -64,7 +64,9 @@ func (c *cell) destroy() {
 // wipe runs once, after the last use.
 func (c *cell) wipe() {
 	c.cleanup.Stop()
-	clear(c.b)
+	if wipes {
+		clear(c.b)
+	}
 	free := c.free
 	c.b, c.free = nil, nil
 	free()

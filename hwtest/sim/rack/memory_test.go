@@ -31,6 +31,7 @@ func TestKeysLeaveMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	lo := listenLoopback(t, r)
 	play(t, r, simrack.SceneColdBoot) // new daemons, which have opened the disks and released no key
 	for _, s := range r.Sleds() {
 		if _, err := s.Await(t.Context(), "done", func(st api.Status) bool { return st.Boot.Step == "done" }); err != nil {
@@ -54,6 +55,7 @@ func TestKeysLeaveMemory(t *testing.T) {
 			t.Errorf("%s: its disk key as %s: %d times in memory", s.Name, form, n)
 		}
 	}
+	searchPlaces(t, r, lo, keys)
 	look := needles(keys[r.Sled(0)]) // control: they are on the heap here
 	found, err := scan(os.Getpid(), look)
 	if err != nil {
