@@ -82,6 +82,10 @@ func attackBus(t *testing.T) {
 			t.Fatalf("after %s: %v", name, err)
 		}
 	}
+	fresh := func() { // a start of the daemon: no key is kept
+		s.dut = s.bus.Open()
+		s.p.TPM = s.dut
+	}
 	for name, f := range map[string]func([]byte) []byte{
 		"unseal in clear": clearing(tpm2.TPMCCUnseal, 1, encryptFlag),
 		"another storage key": func(cmd []byte) []byte {
@@ -93,6 +97,7 @@ func attackBus(t *testing.T) {
 			return cmd
 		},
 	} {
+		fresh()
 		s.bus.Interpose(f, nil)
 		refused(name)
 	}
@@ -106,8 +111,8 @@ func attackBus(t *testing.T) {
 		"altered MAC":      flipping(tpm2.TPMCCUnseal, -1),
 		"replayed unseal":  replaying(tpm2.TPMCCUnseal),
 		"replayed counter": replaying(tpm2.TPMCCNVRead),
-		"replayed PCRs":    replaying(tpm2.TPMCCPCRRead),
 	} {
+		fresh()
 		s.bus.Interpose(nil, f)
 		if name[:6] == "replay" {
 			if _, err := s.open(u.Blob(), approvals); err != nil { // to be recorded
@@ -119,11 +124,44 @@ func attackBus(t *testing.T) {
 	for _, cc := range []tpm2.TPMCC{
 		tpm2.TPMCCUnseal, tpm2.TPMCCNVRead, tpm2.TPMCCPolicyNV, tpm2.TPMCCPolicyAuthorize, tpm2.TPMCCLoad, tpm2.TPMCCCreatePrimary, tpm2.TPMCCPCRRead,
 	} {
+		fresh()
 		s.bus.Intercept(failing(cc, tpm2.TPMRCPolicyFail))
 		refused("forged error")
 	}
+	attackKept(t, s, refused)
+	replayedState(t, s, u, approvals)
 	attackEnrolment(t, s)
 	tpmtest.NothingLoaded(t, s.dut)
+}
+
+// attackKept: a key that is kept between turns gets the interposer no further than one that is made.
+func attackKept(t *testing.T, s *sled, refused func(string)) {
+	t.Helper()
+	s.bus.Interpose(nil, flipping(tpm2.TPMCCContextLoad, 13))
+	refused("another handle for the kept key")
+	s.bus.Intercept(failing(tpm2.TPMCCContextLoad, tpm2.TPMRCHandle))
+	if err := s.dut.Do(t.Context(), func(ts *tpm.Session) error { _, err := ts.SRK(s.pins.SRKName); return err }); err != nil {
+		t.Errorf("a kept key that does not load is not made again: %v", err)
+	}
+	s.bus.Intercept(nil)
+}
+
+// replayedState: the platform state that the host sees is the approved one of before, the TPM's is another.
+func replayedState(t *testing.T, s *sled, u *Unsealed, approvals []Approval) {
+	t.Helper()
+	s.bus.Interpose(nil, replaying(tpm2.TPMCCPCRRead))
+	if _, err := s.open(u.Blob(), approvals); err != nil { // to be recorded
+		t.Fatal(err)
+	}
+	s.extend(7, "evil")
+	if _, err := s.open(u.Blob(), approvals); err == nil {
+		t.Error("replayed PCRs: opened")
+	}
+	s.bus.Interpose(nil, nil)
+	s.reboot("one")
+	if _, err := s.open(u.Blob(), approvals); err != nil {
+		t.Fatalf("after replayed PCRs: %v", err)
+	}
 }
 
 // replaying records the first answer to one kind of command and gives it to the later ones.

@@ -1,6 +1,7 @@
 package sealing
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -50,6 +51,45 @@ func (p Params) claimIndex() tpm.Index {
 	return tpm.Index{Index: tpm2.TPMHandle(p.ClaimIndex), Size: claimSize}
 }
 
+// First is what a start learns of a TPM before it has any name to pin.
+type First struct {
+	SRKName []byte
+	PCRs    map[int][32]byte // for Params.Measured
+	Claim   *Claim           // nil: none, or one that was never written
+}
+
+// Look reads the sealing PCRs and the claim index in one turn. The keys need not be enrolled yet, so the values are only
+// as good as the bus; the TPM itself compares the PCRs when the seal is opened. Otherwise as [ReadClaim].
+func Look(ctx context.Context, p Params) (f First, err error) {
+	if p, err = p.checked(); err != nil {
+		return f, err
+	}
+	err = p.TPM.Do(ctx, func(s *tpm.Session) error {
+		srk, err := s.SRK(nil)
+		if err != nil {
+			return err
+		}
+		f.SRKName = bytes.Clone(srk.Name.Buffer)
+		if f.PCRs, err = s.ReadPCRs(srk, p.PCRs); err != nil {
+			return err
+		}
+		f.Claim, err = readClaim(s, srk, p)
+		return err
+	})
+	return f, err
+}
+
+func readClaim(s *tpm.Session, srk tpm.Key, p Params) (*Claim, error) {
+	raw, err := s.ReadIndex(srk, p.claimIndex())
+	if errors.Is(err, tpm.ErrAbsent) || unwritten(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return decodeClaim(raw)
+}
+
 // ReadClaim reads the claim index; nil means that there is none, or one that was never written.
 //
 // A claim that is read is the TPM's: the session binds the index's Name. That there is none is an error code of the TPM,
@@ -59,22 +99,15 @@ func ReadClaim(ctx context.Context, p Params) (claim *Claim, err error) {
 	if p, err = p.checked(); err != nil {
 		return nil, err
 	}
-	var raw []byte
 	err = p.TPM.Do(ctx, func(s *tpm.Session) error {
 		srk, err := s.SRK(nil) // before the enrolment record is read there is nothing to pin to
 		if err != nil {
 			return err
 		}
-		raw, err = s.ReadIndex(srk, p.claimIndex())
+		claim, err = readClaim(s, srk, p)
 		return err
 	})
-	if errors.Is(err, tpm.ErrAbsent) || unwritten(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return decodeClaim(raw)
+	return claim, err
 }
 
 // unwritten tells an index whose definition was not followed by a write: an enrolment was cut off there.

@@ -55,7 +55,8 @@ func destroyAll(auths []secret.AuthValue) {
 }
 
 func (u *Unsealed) open(s *tpm.Session, srk tpm.Key, auths []secret.AuthValue, approvals []Approval) error {
-	state, err := s.ReadPCRs(srk, u.p.PCRs)
+	// The registers need no session: they only say which approval to try, and the TPM compares them again.
+	state, err := s.QuotedPCRs(u.p.PCRs)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,8 @@ func (u *Unsealed) open(s *tpm.Session, srk tpm.Key, auths []secret.AuthValue, a
 	if err != nil {
 		return reason.Wrap(err, CodeCounter, hintApproval, "sealing: read counter")
 	}
-	chosen, staged, err := choose(u.v, s, srk, state, counter, approvals)
+	u.opened = counter
+	chosen, staged, err := choose(u.v, s, state, counter, approvals)
 	if err != nil {
 		return err
 	}
@@ -91,7 +93,7 @@ type approval struct {
 
 // choose finds the approval for the state of the moment; the highest sequence wins. It also returns the state of a staged
 // approval that is still to come, nil if there is none.
-func choose(v *verified, s *tpm.Session, srk tpm.Key, state map[int][32]byte, counter uint64, approvals []Approval) (best *approval, staged map[int][32]byte, err error) {
+func choose(v *verified, s *tpm.Session, state map[int][32]byte, counter uint64, approvals []Approval) (best *approval, staged map[int][32]byte, err error) {
 	var refusals []error
 	for _, raw := range approvals {
 		info, err := DecodeApproval(raw)
@@ -108,7 +110,7 @@ func choose(v *verified, s *tpm.Session, srk tpm.Key, state map[int][32]byte, co
 			refusals = append(refusals, approvalError("outlived: have sequence %d, want at least the counter's %d", info.Sequence, counter))
 			continue
 		}
-		same, have, err := fits(s, srk, state, info.PCRs)
+		same, have, err := fits(s, state, info.PCRs)
 		switch {
 		case err != nil:
 			return nil, nil, err
@@ -137,7 +139,7 @@ func choose(v *verified, s *tpm.Session, srk tpm.Key, state map[int][32]byte, co
 }
 
 // fits compares a platform state with an approved one, reading PCRs that the configuration no longer names.
-func fits(s *tpm.Session, srk tpm.Key, state, want map[int][32]byte) (bool, map[int][32]byte, error) {
+func fits(s *tpm.Session, state, want map[int][32]byte) (bool, map[int][32]byte, error) {
 	var missing []int
 	for n := range want {
 		if _, ok := state[n]; !ok {
@@ -145,7 +147,7 @@ func fits(s *tpm.Session, srk tpm.Key, state, want map[int][32]byte) (bool, map[
 		}
 	}
 	if len(missing) > 0 {
-		more, err := s.ReadPCRs(srk, missing)
+		more, err := s.QuotedPCRs(missing)
 		if err != nil {
 			return false, nil, err
 		}

@@ -51,7 +51,8 @@ func TestEnrolAndOpen(t *testing.T) {
 func TestLateMeasurements(t *testing.T) {
 	t.Parallel()
 	s := newSled(t)
-	measured, err := ReadPCRs(t.Context(), s.p)
+	first, err := Look(t.Context(), s.p)
+	measured := first.PCRs
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,8 @@ func TestUpdate(t *testing.T) {
 	old, _ := u.State()
 	// What the next version will measure is known from its image; here it is tried out.
 	s.reboot("two")
-	next, err := ReadPCRs(t.Context(), s.p)
+	look, err := Look(t.Context(), s.p)
+	next := look.PCRs
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,3 +314,30 @@ func TestClaim(t *testing.T) {
 
 // approveOld approves without the counter being there.
 func (s *sled) approveOld(u *Unsealed) []Approval { return s.approve(u, 1000) }
+
+// maxCommands is what opening a seal may cost: on a TPM behind a bus every command is a wait.
+const maxCommands = 17
+
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	s := newSled(t)
+	u := s.enrol()
+	approvals := s.approve(u, s.counter(u))
+	s.dut = s.bus.Open()
+	s.p.TPM = s.dut
+	first, err := Look(t.Context(), s.p)
+	if err != nil || first.Claim == nil || *first.Claim != s.claim() || !bytes.Equal(first.SRKName, s.pins.SRKName) || len(first.PCRs) != len(DefaultPCRs()) {
+		t.Fatalf("have %+v, %v", first, err)
+	}
+	before := s.bus.Commands()
+	v, err := s.open(u.Blob(), approvals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.bus.Commands() - before; n > maxCommands {
+		t.Errorf("opening took %d commands, want at most %d", n, maxCommands)
+	}
+	if have, want := v.Opened(), s.counter(v); have != want {
+		t.Errorf("counter at the opening: have %d, want %d", have, want)
+	}
+}

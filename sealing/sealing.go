@@ -50,7 +50,7 @@ type Params struct {
 	CounterIndex uint32    // 0 means DefaultCounterIndex
 	ClaimIndex   uint32    // 0 means DefaultClaimIndex
 	AuthDirs     [2]string // state folders; each holds a copy of the auth value
-	// Measured is what ReadPCRs gave when the daemon started: the state that the next start will show. Firmware and
+	// Measured is what [Look] gave when the daemon started: the state that the next start will show. Firmware and
 	// init systems go on measuring while the sled runs. nil means the values of the moment.
 	Measured map[int][32]byte
 	// QuotePCRs is what Describe quotes; nil means PCRs.
@@ -123,23 +123,6 @@ func CheckPins(ctx context.Context, p Params, pins Pins) error {
 		}
 		return nil
 	})
-}
-
-// ReadPCRs reads the sealing PCRs, for Params.Measured. The keys need not be enrolled yet, so the values are only as good
-// as the bus; the TPM itself compares them when the seal is opened.
-func ReadPCRs(ctx context.Context, p Params) (values map[int][32]byte, err error) {
-	if p, err = p.checked(); err != nil {
-		return nil, err
-	}
-	err = p.TPM.Do(ctx, func(s *tpm.Session) error {
-		srk, err := s.SRK(nil)
-		if err != nil {
-			return err
-		}
-		values, err = s.ReadPCRs(srk, p.PCRs)
-		return err
-	})
-	return values, err
 }
 
 // ReadCounter reads the counter of the pins, authenticated, without opening the seal.

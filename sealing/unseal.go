@@ -15,7 +15,8 @@ import (
 	"github.com/sledvault/sledvault/vault/secret"
 )
 
-// unseal runs the whole policy and fills key and seed. It takes two object slots of the TPM's three, and two sessions.
+// unseal runs the whole policy and fills key and seed. It takes two object slots of the TPM's three, and two sessions. The
+// kept one is salted: it encrypts the answer and makes it the pinned TPM's; the other proves the policy and the auth value.
 func (u *Unsealed) unseal(s *tpm.Session, srk tpm.Key, auth secret.AuthValue, a *approval) error {
 	ticket, err := ticket(s, u.v, a)
 	if err != nil {
@@ -29,23 +30,29 @@ func (u *Unsealed) unseal(s *tpm.Session, srk tpm.Key, auth secret.AuthValue, a 
 	if err != nil {
 		return blobError("public area: %v", err)
 	}
+	kept, err := s.Kept(srk)
+	if err != nil {
+		return err
+	}
 	obj, err := safely(func() (*tpm2.LoadResponse, error) {
 		return tpm2.Load{
-			ParentHandle: tpm2.AuthHandle{Handle: srk.Handle, Name: srk.Name, Auth: s.Encrypting(srk, tpm.In)},
+			ParentHandle: tpm2.AuthHandle{Handle: srk.Handle, Name: srk.Name, Auth: kept},
 			InPrivate:    tpm2.TPM2BPrivate{Buffer: u.v.Private}, InPublic: tpm2.New2B(*pub),
 		}.Execute(s)
 	})
 	if err != nil {
+		s.Drop()
 		return unsealError(fmt.Errorf("load: %w", err))
 	}
 	defer func() { _ = s.Flush(obj.ObjectHandle) }() // flushed at the end otherwise
 	return auth.Use(func(value []byte) error {
 		out, err := safely(func() (*tpm2.UnsealResponse, error) {
 			return tpm2.Unseal{ItemHandle: tpm2.AuthHandle{
-				Handle: obj.ObjectHandle, Name: *name, Auth: s.Policy(srk, tpm.Out, value, u.v.policy(a, ticket)),
-			}}.Execute(s)
+				Handle: obj.ObjectHandle, Name: *name, Auth: s.Beside(value, u.v.policy(a, ticket)),
+			}}.Execute(s, kept)
 		})
 		if err != nil {
+			s.Drop()
 			return unsealError(err)
 		}
 		defer clear(out.OutData.Buffer)

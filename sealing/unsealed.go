@@ -24,6 +24,8 @@ type Unsealed struct {
 	auth secret.AuthValue
 	boot map[int][32]byte // the state at the opening
 
+	opened uint64 // the counter at the opening
+
 	mu     sync.Mutex
 	staged map[int][32]byte // a state that is to come; nil if none
 }
@@ -130,6 +132,9 @@ func (u *Unsealed) State() (boot, staged map[int][32]byte) {
 	defer u.mu.Unlock()
 	return maps.Clone(u.boot), maps.Clone(u.staged)
 }
+
+// Opened is what the counter read when the seal was opened, authenticated.
+func (u *Unsealed) Opened() uint64 { return u.opened }
 
 // Counter reads the counter, authenticated.
 func (u *Unsealed) Counter(ctx context.Context) (value uint64, err error) {

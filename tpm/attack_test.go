@@ -223,6 +223,7 @@ func attackClearFlag(t *testing.T) {
 func attackSwapSRK(t *testing.T) {
 	sc := newScene(t)
 	other := tpmtest.New(t)
+	sc.bus = sc.Open() // one that has no key yet
 	sc.Intercept(func(cmd []byte, pass func([]byte) ([]byte, error)) ([]byte, error) {
 		if tpmtest.Is(cmd, tpm2.TPMCCCreatePrimary) {
 			if _, err := pass(cmd); err != nil {
@@ -285,6 +286,10 @@ func attackForgeError(t *testing.T) {
 	for _, rc := range codes {
 		for _, executed := range []bool{false, true} {
 			for _, cc := range []tpm2.TPMCC{tpm2.TPMCCCreatePrimary, tpm2.TPMCCStartAuthSession, tpm2.TPMCCNVRead, tpm2.TPMCCPCRRead} {
+				if cc == tpm2.TPMCCCreatePrimary {
+					sc.Intercept(nil)
+					sc.bus = sc.Open() // one that has no key yet
+				}
 				sc.Intercept(func(cmd []byte, pass func([]byte) ([]byte, error)) ([]byte, error) {
 					if !tpmtest.Is(cmd, cc) {
 						return pass(cmd)

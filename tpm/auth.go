@@ -55,13 +55,25 @@ func (s *Session) Policy(srk Key, d Direction, auth []byte, callback tpm2.Policy
 	return tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, callback, opts...)
 }
 
-// reading returns a salted HMAC session that lasts until the end of Do, so that several reads cost one session.
-func (s *Session) reading(srk Key) (tpm2.Session, error) {
+// Beside returns a one-off policy session for a command that [Session.Kept] protects as well: unsalted, it costs the TPM no
+// key agreement. It proves an auth value as [Session.Policy] does, and never encrypts by itself.
+func (s *Session) Beside(auth []byte, callback tpm2.PolicyCallback) tpm2.Session {
+	var opts []tpm2.AuthOption
+	if len(auth) > 0 {
+		opts = append(opts, tpm2.Auth(auth))
+	}
+	return tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, callback, opts...)
+}
+
+// Kept returns the HMAC session salted to the pinned SRK that lasts until the end of Do, so that several commands cost one
+// session. It authorises entities with an empty auth value, or rides along on a command, and encrypts the first parameter
+// of the answer. After a failure it is out of step: see [Session.Drop].
+func (s *Session) Kept(srk Key) (tpm2.Session, error) {
 	if s.reader != nil && s.salt == srk.Handle {
 		return s.reader, nil
 	}
-	s.dropReader()
-	sess, _, err := tpm2.HMACSession(s, tpm2.TPMAlgSHA256, nonceSize, salted(srk))
+	s.Drop()
+	sess, _, err := tpm2.HMACSession(s, tpm2.TPMAlgSHA256, nonceSize, append(encryption(Out), salted(srk))...)
 	if err != nil {
 		return nil, fail("start session", err)
 	}
@@ -69,8 +81,8 @@ func (s *Session) reading(srk Key) (tpm2.Session, error) {
 	return sess, nil
 }
 
-// dropReader ends the kept session: after a failure its nonces may be out of step.
-func (s *Session) dropReader() {
+// Drop ends the kept session: after a failure its nonces may be out of step.
+func (s *Session) Drop() {
 	if s.reader == nil {
 		return
 	}

@@ -161,7 +161,7 @@ func (s *Session) ReadCounter(srk Key, c Counter) (uint64, error) {
 
 // readNV reads from an index whose auth value is empty, in the kept session.
 func (s *Session) readNV(srk Key, index tpm2.TPMHandle, name []byte, size, offset uint16) ([]byte, error) {
-	sess, err := s.reading(srk)
+	sess, err := s.Kept(srk)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (s *Session) readNV(srk Key, index tpm2.TPMHandle, name []byte, size, offse
 		Size:       size, Offset: offset,
 	})
 	if err != nil {
-		s.dropReader()
+		s.Drop()
 		return nil, absent(err)
 	}
 	if len(rsp.Data.Buffer) != int(size) {

@@ -99,7 +99,11 @@ func (s *Session) ReadIndex(srk Key, x Index) ([]byte, error) {
 		return nil, err
 	}
 	n := tpm2.TPM2BName{Buffer: name}
-	auth := s.Policy(srk, 0, nil, func(t transport.TPM, h tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
+	sess, err := s.Kept(srk)
+	if err != nil {
+		return nil, err
+	}
+	auth := s.Beside(nil, func(t transport.TPM, h tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		_, err := tpm2.PolicyCommandCode{PolicySession: h, Code: tpm2.TPMCCNVRead}.Execute(t)
 		return err
 	})
@@ -107,8 +111,9 @@ func (s *Session) ReadIndex(srk Key, x Index) ([]byte, error) {
 		AuthHandle: tpm2.AuthHandle{Handle: x.Index, Name: n, Auth: auth},
 		NVIndex:    tpm2.NamedHandle{Handle: x.Index, Name: n},
 		Size:       x.Size,
-	})
+	}, sess)
 	if err != nil {
+		s.Drop()
 		return nil, absent(err)
 	}
 	if len(rsp.Data.Buffer) != int(x.Size) {

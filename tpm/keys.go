@@ -89,6 +89,10 @@ func (s *Session) key(kind keyKind, what string, pinned []byte, hierarchy tpm2.T
 			}
 		}
 	}
+	if k, ok := s.recall(kind, pinned); ok {
+		s.keys[kind] = k
+		return k, nil
+	}
 	k, err := s.primary(what, hierarchy, template)
 	if err != nil {
 		return Key{}, err
@@ -97,8 +101,41 @@ func (s *Session) key(kind keyKind, what string, pinned []byte, hierarchy tpm2.T
 		_ = s.Flush(k.Handle) // the refusal is what counts
 		return Key{}, err
 	}
+	s.keep(kind, k)
 	s.keys[kind] = k
 	return k, nil
+}
+
+// kept is a primary key that was made before. Loading its context costs a TPM a fraction of making it anew. The context is
+// encrypted by the TPM and dies with its reset; nothing of it stays loaded.
+type kept struct {
+	key     Key // its handle is no longer good
+	context tpm2.TPMSContext
+}
+
+// keep saves the context of a key. A TPM that cannot goes on making its keys.
+func (s *Session) keep(kind keyKind, k Key) {
+	rsp, err := run(s, "save context", tpm2.ContextSave{SaveHandle: k.Handle})
+	if err == nil {
+		s.t.kept[kind] = &kept{key: k, context: rsp.Context}
+	}
+}
+
+// recall loads a kept key with the pinned Name; first contact never gets one. Whatever answers to the load, a session
+// salted to the public part that was checked when the key was made works only if the TPM holds the private part.
+func (s *Session) recall(kind keyKind, pinned []byte) (Key, bool) {
+	c := s.t.kept[kind]
+	if c == nil || pinned == nil || !bytes.Equal(pinned, c.key.Name.Buffer) {
+		return Key{}, false
+	}
+	rsp, err := run(s, "load context", tpm2.ContextLoad{Context: c.context})
+	if err != nil || rsp.LoadedHandle>>24 != transientFirst>>24 {
+		s.t.kept[kind] = nil // the TPM was reset: the key is made again
+		return Key{}, false
+	}
+	k := c.key
+	k.Handle = tpm2.TPMHandle(rsp.LoadedHandle)
+	return k, true
 }
 
 // check compares the Name with the pinned one.

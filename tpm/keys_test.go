@@ -175,3 +175,46 @@ func FuzzAnswers(f *testing.F) {
 		})
 	})
 }
+
+// TestKeptKeys: a pinned key is made once per opening and then loaded; a reset has it made again.
+func TestKeptKeys(t *testing.T) {
+	t.Parallel()
+	bus := tpmtest.New(t)
+	dut := bus.Open()
+	var made, loaded int
+	bus.Interpose(func(cmd []byte) []byte {
+		if tpmtest.Is(cmd, tpm2.TPMCCCreatePrimary) {
+			made++
+		}
+		if tpmtest.Is(cmd, tpm2.TPMCCContextLoad) {
+			loaded++
+		}
+		return cmd
+	}, nil)
+	var name []byte
+	turn := func() {
+		t.Helper()
+		tpmtest.Do(t, dut, func(s *tpm.Session) error {
+			k, err := s.AK(name)
+			if err != nil {
+				return err
+			}
+			name = k.Name.Buffer
+			_, _, err = s.Quote(k, [32]byte{1}, []int{0})
+			return err
+		})
+		tpmtest.NothingLoaded(t, dut)
+	}
+	for range 3 {
+		turn()
+	}
+	if made != 1 || loaded != 2 {
+		t.Errorf("have %d keys made and %d loaded, want 1 and 2", made, loaded)
+	}
+	bus.PowerCycle()
+	turn()
+	turn()
+	if made != 2 || loaded != 4 {
+		t.Errorf("after a reset: have %d keys made and %d loads, want 2 and 4", made, loaded)
+	}
+}

@@ -22,7 +22,7 @@ type Session struct {
 	ctx    context.Context // here because go-tpm's Send has no context parameter
 	loaded []tpm2.TPMHandle
 	keys   [keyKinds]Key
-	reader tpm2.Session // salted HMAC session kept for reads; nil until needed
+	reader tpm2.Session // see Kept; nil until needed
 	salt   tpm2.TPMHandle
 	ended  bool
 }

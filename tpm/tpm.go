@@ -43,6 +43,7 @@ type TPM struct {
 	closed  atomic.Bool
 	props   Properties
 	handles []tpm2.TPMHandle // persistent objects at the time of opening: a hint
+	kept    [keyKinds]*kept  // guarded by the turn
 }
 
 // Open opens a TPM. Behind anything but the kernel's resource manager it flushes the objects and sessions that an earlier

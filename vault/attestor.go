@@ -87,40 +87,50 @@ func readEventLog(path string) ([]byte, error) {
 	return b[:n:n], nil
 }
 
-// setTPM reads who the TPM is and publishes it.
-func (d *Daemon) setTPM(ctx context.Context, t *tpm.TPM) error {
-	var id api.TPMIdentity
-	var ekName []byte
+// setTPM publishes the TPM and what it says about itself.
+func (d *Daemon) setTPM(t *tpm.TPM) {
+	p := t.Properties()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tpm = t
+	d.tpmID = api.TPMIdentity{Manufacturer: p.Manufacturer, Firmware: fmt.Sprintf("%016x", p.Firmware), Software: t.Software()}
+}
+
+// TPMIdentity names the endorsement key of the sled's TPM. It is made when somebody first asks: a boot needs it only to say
+// whose a foreign TPM is.
+func (d *Daemon) TPMIdentity(ctx context.Context) (api.TPMIdentity, error) {
+	d.mu.RLock()
+	t, id := d.tpm, d.tpmID
+	d.mu.RUnlock()
+	if t == nil {
+		return api.TPMIdentity{}, d.notStarted()
+	}
+	if id.EKName != "" {
+		return id, nil
+	}
 	err := t.Do(ctx, func(s *tpm.Session) error {
 		ek, err := s.EK(nil)
 		if err != nil {
 			return err
 		}
-		ekName = ek.Name.Buffer
-		id.EKName = hex.EncodeToString(ekName)
+		id.EKName = hex.EncodeToString(ek.Name.Buffer)
 		id.EKCertificate, err = s.EKCertificate()
 		return err
 	})
 	if err != nil {
-		_ = t.Close()
-		return retry(err)
+		return api.TPMIdentity{}, err
 	}
-	p := t.Properties()
-	id.Manufacturer, id.Firmware, id.Software = p.Manufacturer, fmt.Sprintf("%016x", p.Firmware), t.Software()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.tpm, d.tpmID, d.ek = t, id, ekName
-	return nil
+	d.tpmID = id
+	return id, nil
 }
 
-// TPMIdentity names the keys of the sled's TPM.
-func (d *Daemon) TPMIdentity(context.Context) (api.TPMIdentity, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if d.tpm == nil {
-		return api.TPMIdentity{}, d.notStarted()
+// nameTPM has the status show the endorsement key, once nothing waits for the TPM.
+func (d *Daemon) nameTPM(ctx context.Context) {
+	if _, err := d.TPMIdentity(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn("TPM", "err", err, "hint", reason.HintOf(err))
 	}
-	return d.tpmID, nil
 }
 
 // SPIdentity asks the service processor again.

@@ -5,6 +5,7 @@ package vault
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -84,21 +85,20 @@ func (d *Daemon) openTPM(ctx context.Context) error {
 		return reason.New(CodeSoftwareTPM, "use a hardware TPM, or for tests only set software-tpm = true under [relax]",
 			"vault: the TPM is a program")
 	}
-	return d.setTPM(ctx, t)
+	d.setTPM(t)
+	return nil
 }
 
 // openSeal finds out whether this sled belongs to a rack, and opens its ledger if so. An unclaimed sled and a sled that
 // lost its seal both wait to be enrolled; the second keeps its old files.
 func (d *Daemon) openSeal(ctx context.Context) error {
 	d.boot.wait("", nil)
-	if err := d.measure(ctx); err != nil {
-		return retry(err)
-	}
-	claim, err := sealing.ReadClaim(ctx, d.sealParams())
+	first, err := sealing.Look(ctx, d.sealParams())
 	if err != nil {
 		return retry(err)
 	}
-	d.setClaim(claim)
+	d.setFirst(first)
+	claim := first.Claim
 	envelopes, err := ledger.ReadEnrolments(d.dirs())
 	if len(envelopes) == 0 && claim == nil && err == nil {
 		d.setState(api.StateUnclaimed)
@@ -109,13 +109,13 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 	}
 	set, err := d.chooseSet(claim, envelopes, err)
 	if err != nil {
-		if foreign := d.replacedTPM(claim, envelopes); foreign != nil {
+		if foreign := d.replacedTPM(ctx, claim, envelopes); foreign != nil {
 			err = foreign
 		}
 		d.loseSeal(err)
 		return nil
 	}
-	rec, err := d.ownRecord(set)
+	rec, err := d.ownRecord(ctx, set)
 	if err != nil {
 		return err
 	}
@@ -165,28 +165,35 @@ func (d *Daemon) chooseSet(claim *sealing.Claim, envelopes [][]byte, cause error
 
 const hintReenroll = "find out what changed, then enroll the sled again: sledvault rack enroll --again NAME; its disks stay, the other sleds give it a new share"
 
-func (d *Daemon) setClaim(c *sealing.Claim) { d.mu.Lock(); defer d.mu.Unlock(); d.claimed = c }
-
-// measure reads the platform state of this start, which is what the next start will show; later extends do not count.
-func (d *Daemon) measure(ctx context.Context) error {
-	values, err := sealing.ReadPCRs(ctx, d.sealParams())
+// setFirst keeps what the TPM showed at this start. Its platform state is what the next start will show; later extends do
+// not count.
+func (d *Daemon) setFirst(f sealing.First) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.measured = values
-	return err
+	d.measured, d.claimed, d.srk = f.PCRs, f.Claim, f.SRKName
 }
 
-// ownRecord finds this sled in the set and compares the TPM with it. A daemon on another sled's TPM, or on another
-// sled's board, is told whose it is.
-func (d *Daemon) ownRecord(set *enroll.Set) (*enroll.Record, error) {
+// ownRecord finds this sled in the set and compares the TPM with it: by its storage root key, which the start has at hand
+// and the seal is pinned to. A daemon on another sled's TPM, or on another sled's board, is told whose it is.
+func (d *Daemon) ownRecord(ctx context.Context, set *enroll.Set) (*enroll.Record, error) {
 	me := d.identity()
 	rec, ok := set.Find(me)
 	if !ok {
 		return nil, reason.New(CodeForeignBoard, "put the state folders back into their own sled, or remove them to enroll this one",
 			"vault: the state folders belong to a rack that has no sled %s", me)
 	}
-	ek := d.ekName()
-	if string(rec.EKName) == string(ek) {
+	if bytes.Equal(rec.SRKName, d.srkName()) {
+		return rec, nil
+	}
+	id, err := d.TPMIdentity(ctx)
+	if err != nil {
+		return nil, retry(err)
+	}
+	ek, err := hex.DecodeString(id.EKName)
+	if err != nil {
+		return nil, fmt.Errorf("vault: EK name: %w", err)
+	}
+	if bytes.Equal(rec.EKName, ek) { // a TPM that was cleared; its seal does not open
 		return rec, nil
 	}
 	whose := "an unknown sled"
@@ -199,13 +206,13 @@ func (d *Daemon) ownRecord(set *enroll.Set) (*enroll.Record, error) {
 
 // replacedTPM explains a TPM that remembers nothing: it is not the enrolled one. Only an explanation: nothing in the sets
 // is vouched for then.
-func (d *Daemon) replacedTPM(claim *sealing.Claim, envelopes [][]byte) error {
+func (d *Daemon) replacedTPM(ctx context.Context, claim *sealing.Claim, envelopes [][]byte) error {
 	if claim != nil {
 		return nil
 	}
 	for _, e := range envelopes {
 		if set, err := enroll.DecodeSet(e); err == nil {
-			if _, err := d.ownRecord(set); err != nil {
+			if _, err := d.ownRecord(ctx, set); err != nil {
 				return err
 			}
 		}
@@ -274,6 +281,7 @@ func (d *Daemon) awaitClaim(ctx context.Context) error {
 		return nil
 	}
 	d.boot.begin(StepClaim)
+	d.nameTPM(ctx)
 	for d.getStore() == nil {
 		what, err := d.claimWait()
 		d.boot.wait(what, err)

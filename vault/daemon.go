@@ -61,7 +61,7 @@ type Daemon struct {
 	id       ident.Baseboard
 	tpm      *tpm.TPM
 	tpmID    api.TPMIdentity
-	ek       []byte           // EK Name
+	srk      []byte           // SRK Name at the start
 	measured map[int][32]byte // sealing PCRs at the start
 	claimed  *sealing.Claim   // what the TPM remembered at the start; nil: nothing
 	set      *enroll.Set
@@ -264,7 +264,7 @@ func (d *Daemon) getStore() *store { d.mu.RLock(); defer d.mu.RUnlock(); return 
 
 func (d *Daemon) getDriver() *driver { d.mu.RLock(); defer d.mu.RUnlock(); return d.driver }
 
-func (d *Daemon) ekName() []byte { d.mu.RLock(); defer d.mu.RUnlock(); return d.ek }
+func (d *Daemon) srkName() []byte { d.mu.RLock(); defer d.mu.RUnlock(); return d.srk }
 
 func (d *Daemon) rack() (ident.RackID, bool) {
 	if s := d.Set(); s != nil {

@@ -153,10 +153,10 @@ func TestDamagedFiles(t *testing.T) {
 		if counted(s.status(), f.code) == 0 {
 			t.Errorf("garbage in one %s: %s was not counted: %+v", f.name, f.code, s.status().Reasons)
 		}
+		s.stop() // observations are written when the disks are open, at the latest now
 		if b, err := os.ReadFile(path); err != nil || bytes.HasPrefix(b, []byte{0xa5, 0xa5, 0xa5, 0xa5}) {
 			t.Errorf("%s was not repaired: %v", f.name, err)
 		}
-		s.stop()
 		s.start()
 		s.awaitSocket()
 		s.unlocks()

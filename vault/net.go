@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -144,8 +145,13 @@ func (d *Daemon) remember(ek []byte, s rot.Seen) {
 	}
 }
 
-// keepSeen writes down what was seen of peers' TPMs, until ctx ends and once more then.
+// seenDelay is how long a boot keeps what it sees of peers from the disks: it has better use for them and the processor.
+const seenDelay = 2 * time.Second
+
+// keepSeen writes down what was seen of peers' TPMs, until ctx ends and once more then. It begins when the disks are open,
+// or have not opened for a while.
 func (d *Daemon) keepSeen(ctx context.Context) {
+	d.awaitUnlocked(ctx, seenDelay)
 	for {
 		select {
 		case <-ctx.Done():
@@ -153,6 +159,23 @@ func (d *Daemon) keepSeen(ctx context.Context) {
 			return
 		case <-d.seenNews:
 			d.writeSeen()
+		}
+	}
+}
+
+// awaitUnlocked waits until the disks are open, for as long as given.
+func (d *Daemon) awaitUnlocked(ctx context.Context, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		changed := d.boot.changed()
+		if d.boot.snapshot().MSToUnlocked > 0 {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -21,6 +21,8 @@ type store struct {
 	facts   sync.RWMutex // guards what evidence claims about the state
 	current rot.Facts
 
+	observing sync.Mutex // one change of the observed part at a time; nothing else waits for it
+
 	saved func() // called after each protected save: the counter moved, so evidence must be made anew
 	fatal func(error)
 }
@@ -87,10 +89,11 @@ func (s *store) refresh(ctx context.Context) error {
 	return s.ledger.Refresh(ctx)
 }
 
-// observe changes the observed part, which moves no counter.
+// observe changes the observed part, which moves no counter. It has a lock of its own: who only reads the state, an unlock
+// say, does not wait for the disks.
 func (s *store) observe(ctx context.Context, change func(*ledger.Observed)) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.observing.Lock()
+	defer s.observing.Unlock()
 	o := s.ledger.Observed()
 	change(&o)
 	return s.ledger.SaveObserved(ctx, o)

@@ -374,6 +374,7 @@ func (d *Daemon) unlockAtBoot(ctx context.Context) error {
 			if err := d.getStore().refresh(ctx); err != nil { // what extended the PCRs since the start is approved too
 				d.reasons.CountError("approvals-not-refreshed", "", err)
 			}
+			d.nameTPM(ctx)
 			d.log.Info("unlocked", "ms", d.boot.snapshot().MSToUnlocked)
 			Notify("STATUS=unlocked")
 			return d.rotateAtBoot(ctx)

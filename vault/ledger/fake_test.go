@@ -75,6 +75,8 @@ func (s *fakeSealer) Approve(_ context.Context, sequence uint64) ([][]byte, erro
 	return [][]byte{binary.BigEndian.AppendUint64(nil, sequence)}, nil
 }
 
+func (s *fakeSealer) Opened() uint64 { return s.t.counter }
+
 func (s *fakeSealer) Counter(context.Context) (uint64, error) { return s.t.counter, nil }
 
 func (s *fakeSealer) Increment(_ context.Context, from uint64) (uint64, error) {

@@ -33,6 +33,8 @@ type Sealer interface {
 	Blob() []byte        // the sealed form of the key, stored in clear in each copy
 	// Approve signs the platform states that may open the blob while the counter is at most sequence.
 	Approve(ctx context.Context, sequence uint64) ([][]byte, error)
+	// Opened is what the counter read, authenticated, when the blob was opened.
+	Opened() uint64
 	// Counter reads the counter, authenticated.
 	Counter(ctx context.Context) (uint64, error)
 	// Increment moves the counter by one if it still has the value from, and returns what it has then. It re-reads before
