@@ -267,7 +267,7 @@ func (d *Daemon) haveLedger(l *ledger.Ledger, st wire.LedgerState) error {
 	if f := d.rotation.hooks.loaded; f != nil {
 		st = f(st)
 	}
-	s := newStore(l, st, d.counterMoved, d.fail)
+	s := newStore(l, st, d.trace, d.counterMoved, d.fail)
 	if err := d.setStore(s); err != nil {
 		return err
 	}

@@ -108,6 +108,8 @@ type DiskConfig struct {
 type LogConfig struct {
 	Level  string `toml:"level"`  // debug, info, warn, error; default info
 	Format string `toml:"format"` // text or json; default text
+	// TraceMarker is a file that exists, to be told of saves and frames (ledger.md §10); default none.
+	TraceMarker string `toml:"trace_marker"`
 }
 
 // RelaxConfig holds the named relaxations. Each is visible in the log, in status and in evidence.
@@ -242,6 +244,9 @@ func (c *Config) Validate() error {
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) || !slices.Contains([]string{"text", "json"}, c.Log.Format) {
 		return errors.New("[log] level must be debug, info, warn or error, and format text or json")
+	}
+	if m := c.Log.TraceMarker; m != "" && !filepath.IsAbs(m) {
+		return fmt.Errorf("[log] trace_marker must be an absolute path: have %.120q", m)
 	}
 	return c.validateDisks()
 }

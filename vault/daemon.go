@@ -43,10 +43,13 @@ type Daemon struct {
 	enrolled chan struct{}   // signals that a store appeared or the lost reason changed
 	claim    *claiming       // enrolment in progress, enroll.go
 	confined []api.Hardening // set before anything is served
+	trace    *marker         // for whoever traces system calls; may be nil
 	removal  removal         // news that this sled was removed, removed.go
 
 	haltBoot  func()      // ends the boot and waits for it
 	resetting atomic.Bool // reset.go
+
+	steps func(string) error // of the ledger; tests only
 
 	adopting sync.Mutex // one change of the enrolment set at a time
 
@@ -85,8 +88,9 @@ type Options struct {
 	// nothing but the daemon.
 	Confine bool
 
-	rotation rotationHooks // tests only
-	started  func(*Daemon) // tests only
+	rotation rotationHooks      // tests only
+	started  func(*Daemon)      // tests only
+	steps    func(string) error // of the ledger; tests only
 }
 
 // Run is one life of the daemon. It returns nil when ctx ends.
@@ -115,6 +119,8 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 	if o.started != nil {
 		o.started(d)
 	}
+	d.trace, d.steps = openMarker(cfg.Log.TraceMarker, d.reasons), o.steps
+	defer d.trace.close()
 	d.confine(o.Confine)
 	return d.serve(ctx)
 }
@@ -297,7 +303,7 @@ func (d *Daemon) sealParams() sealing.Params {
 }
 
 func (d *Daemon) ledgerConfig(rack ident.RackID) ledger.Config {
-	return ledger.Config{Dirs: d.dirs(), Rack: rack, Baseboard: d.identity(), Alloc: d.alloc, Rand: d.rand, Reasons: d.reasons}
+	return ledger.Config{Dirs: d.dirs(), Rack: rack, Baseboard: d.identity(), Alloc: d.alloc, Rand: d.rand, Reasons: d.reasons, Steps: d.steps}
 }
 
 // std converts to the standard type.

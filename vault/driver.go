@@ -112,7 +112,7 @@ func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input)
 		return nil
 	}
 	fx, err := out.Durable(func(st quorum.State) error {
-		return d.store.update(ctx, func(l *wire.LedgerState) { l.Quorum = st })
+		return d.store.updateQuorum(ctx, st)
 	})
 	if err != nil {
 		return fmt.Errorf("vault: save the ledger: %w", err)
@@ -203,6 +203,7 @@ func (d *driver) Status() (quorum.Status, uint64, <-chan struct{}) {
 // send hands a message to the peer's connection. What cannot be sent is counted there; loss implies a disconnect, and
 // the node sends again when the peer comes back. The secrets of the message are wiped once its bytes are queued.
 func (d *driver) send(e quorum.Envelope) {
+	d.store.trace.frame(e.To, e.Message.Kind)
 	if err := d.peers.Send(e.To, wire.TQ{Message: e.Message}); err != nil {
 		d.log.Debug("not sent", "peer", e.To.String(), "kind", quorum.KindOf(e.Message.Kind), "err", err)
 	}

@@ -205,11 +205,14 @@ func (d *Daemon) enroll(ctx context.Context, c *api.Conn, set *enroll.Set, envel
 		u.Destroy()
 		return err
 	}
+	d.trace.saveBegin(saveEnrolment)
 	l, err := ledger.Create(ctx, cfg, u, st)
 	if err != nil {
+		d.trace.saveFailed(saveEnrolment)
 		u.Destroy()
 		return err
 	}
+	d.trace.saveDone(saveEnrolment, l.Status().Sequence)
 	d.log.Info("enrolled", "rack_id", set.Rack, "generation", set.Generation)
 	d.setSet(set)
 	d.setUnsealed(u)

@@ -20,6 +20,12 @@ func WithLedger(o Options, loaded func(wire.LedgerState) wire.LedgerState) Optio
 	return o
 }
 
+// WithSteps lets a test follow the ledger.
+func WithSteps(o Options, step func(string) error) Options {
+	o.steps = step
+	return o
+}
+
 // Secrets counts the pieces of locked memory in use, and the rack secrets that the node keeps.
 func (d *Daemon) Secrets() (pieces, loaded int) {
 	st, _, _ := d.getDriver().Status()

@@ -8,6 +8,7 @@ import (
 	"github.com/sledvault/sledvault/rot"
 	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault/ledger"
+	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/wire"
 )
 
@@ -17,6 +18,7 @@ type store struct {
 	mu     sync.Mutex
 	ledger *ledger.Ledger
 	state  wire.LedgerState
+	trace  *marker
 
 	facts   sync.RWMutex // guards what evidence claims about the state
 	current rot.Facts
@@ -27,8 +29,8 @@ type store struct {
 	fatal func(error)
 }
 
-func newStore(l *ledger.Ledger, st wire.LedgerState, saved func(), fatal func(error)) *store {
-	s := &store{ledger: l, state: st, saved: saved, fatal: fatal}
+func newStore(l *ledger.Ledger, st wire.LedgerState, trace *marker, saved func(), fatal func(error)) *store {
+	s := &store{ledger: l, state: st, trace: trace, saved: saved, fatal: fatal}
 	s.publish()
 	return s
 }
@@ -47,18 +49,35 @@ func (s *store) Facts() rot.Facts {
 	return s.current
 }
 
-// update changes the state and saves it. If it cannot be saved the daemon stops: nothing may be promised that a
-// restart would forget.
+// update changes the records of disks and saves them. If they cannot be saved the daemon stops: nothing may be promised
+// that a restart would forget.
 func (s *store) update(ctx context.Context, change func(*wire.LedgerState)) error {
+	return s.change(ctx, saveDisks, change)
+}
+
+// updateQuorum changes the node's state and saves it, as update does.
+func (s *store) updateQuorum(ctx context.Context, st quorum.State) error {
+	return s.change(ctx, saveQuorum, func(l *wire.LedgerState) { l.Quorum = st })
+}
+
+func (s *store) change(ctx context.Context, what string, change func(*wire.LedgerState)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := s.state
 	next.Disks = slices.Clone(next.Disks)
 	change(&next)
-	if err := s.ledger.Save(ctx, next); err != nil {
+	return s.replace(what, next, func() error { return s.ledger.Save(ctx, next) })
+}
+
+// replace makes a state the one that counts, once save has stored it. The caller holds mu.
+func (s *store) replace(what string, next wire.LedgerState, save func() error) error {
+	s.trace.saveBegin(what)
+	if err := save(); err != nil {
+		s.trace.saveFailed(what)
 		s.fatal(err)
 		return err
 	}
+	s.trace.saveDone(what, s.ledger.Status().Sequence)
 	s.state = next
 	s.publish()
 	s.saved()
@@ -71,14 +90,7 @@ func (s *store) saveSet(ctx context.Context, set *enroll.Set, envelope []byte) e
 	defer s.mu.Unlock()
 	next := s.state
 	next.SetGeneration, next.SetDigest = set.Generation, set.Digest()
-	if err := s.ledger.SaveSet(ctx, envelope, next); err != nil {
-		s.fatal(err)
-		return err
-	}
-	s.state = next
-	s.publish()
-	s.saved()
-	return nil
+	return s.replace(saveSet, next, func() error { return s.ledger.SaveSet(ctx, envelope, next) })
 }
 
 // refresh approves the platform state of the moment beside that of the start, so that a restart of the daemon can open

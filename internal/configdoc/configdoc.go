@@ -86,6 +86,8 @@ func Tables() []Table {
 		{Name: "log", Text: "The log on standard error.", Keys: []Key{
 			{Name: "level", Default: `"info"`, Text: "debug, info, warn or error."},
 			{Name: "format", Default: `"text"`, Text: "text or json."},
+			{Name: "trace_marker", Default: `""`, Example: `"/sys/kernel/tracing/trace_marker"`, Text: "A file that exists, to which one line is added when a save of the ledger begins, when it is done, and before each message of the quorum protocol. " +
+				"For whoever traces the daemon's system calls; none if empty. It grows with every change of the rack and every start."},
 		}},
 		{Name: "relax", Text: "Named relaxations, for development only. Each is shown in the log, in status and to every peer, which must have the same one. Packaged builds refuse them.", Keys: []Key{
 			{Name: "software-tpm", Default: `false`, Text: "Accept a TPM that is a program. Whoever is root on this machine can then read everything that it seals."},

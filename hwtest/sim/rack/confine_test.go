@@ -31,6 +31,10 @@ func TestConfined(t *testing.T) {
 	if have["landlock"].OK && !strings.HasPrefix(have["landlock"].Detail, "ABI ") {
 		t.Errorf("have %+v", have["landlock"])
 	}
+	// The marker is open before anything is taken away.
+	if b, err := os.ReadFile(r.Sled(0).Trace); err != nil || !strings.Contains(string(b), "frame prepare") {
+		t.Errorf("trace marker: have %q, %v", b, err)
+	}
 	t.Run("seal reset", func(t *testing.T) { testSealReset(t, r) })
 }
 

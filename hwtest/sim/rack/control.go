@@ -33,6 +33,7 @@ type ManifestSled struct {
 	Config    string          `json:"config"`
 	State     [2]string       `json:"state"`
 	Log       string          `json:"log"`
+	Trace     string          `json:"trace"` // the file of [log] trace_marker
 	API       string          `json:"api"`
 	Peer      string          `json:"peer"`
 	Underlay  string          `json:"underlay"`
@@ -62,7 +63,7 @@ func (r *Rack) Manifest(ctx context.Context) (Manifest, error) {
 	}
 	for _, s := range r.Sleds() {
 		v := ManifestSled{
-			Name: s.Name, Baseboard: s.Board, Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log,
+			Name: s.Name, Baseboard: s.Board, Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log, Trace: s.Trace,
 			API: s.API, Peer: s.Peer, Underlay: s.Underlay, SP: s.sp.Path(), SPInject: s.sp.InjectPath(),
 			TPM: s.TPMSocket, TPMDir: s.TPMDir, TPMLog: s.TPMLog,
 		}

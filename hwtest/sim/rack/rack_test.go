@@ -384,7 +384,7 @@ func checkManifest(t *testing.T, m simrack.Manifest) {
 		t.Fatalf("manifest: have %+v", m)
 	}
 	for _, s := range m.Sleds {
-		paths := []string{s.Config, s.State[0], s.State[1], s.Log, s.API, s.SP, s.SPInject, s.TPM, s.TPMDir, s.TPMLog, s.Start[0], m.Control, s.Disks[0].Path}
+		paths := []string{s.Config, s.State[0], s.State[1], s.Log, s.Trace, s.API, s.SP, s.SPInject, s.TPM, s.TPMDir, s.TPMLog, s.Start[0], m.Control, s.Disks[0].Path}
 		for _, p := range paths {
 			if _, err := os.Stat(p); err != nil {
 				t.Errorf("manifest of %s: %v", s.Name, err)

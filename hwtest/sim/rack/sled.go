@@ -37,6 +37,7 @@ type Sled struct {
 	Config         string
 	State          [2]string
 	Log            string // of the daemon
+	Trace          string // what the daemon marks for whoever traces its system calls
 	API            string // unix socket
 	Peer, Underlay string // "ip:port"
 	TPMSocket      string
@@ -75,7 +76,7 @@ func (r *Rack) newSled(name string, host int, serial string) *Sled {
 	id := "data0"
 	return &Sled{
 		Name: name, Board: ident.Baseboard{Part: part, Serial: serial}, Dir: dir, Config: in("sledvaultd.toml"),
-		State: [2]string{in("state-a"), in("state-b")}, Log: in("log"), API: in("api.sock"),
+		State: [2]string{in("state-a"), in("state-b")}, Log: in("log"), Trace: in("trace"), API: in("api.sock"),
 		Peer: r.addr(host, peerPort), Underlay: r.addr(host, underlayPort),
 		TPMSocket: in("tpm.sock"), TPMDir: in("tpm"), TPMLog: in("tpm.log"), EventLog: in("eventlog"),
 		Disks: []Disk{{
@@ -92,6 +93,9 @@ func (s *Sled) build(ctx context.Context) error {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return fmt.Errorf("simrack: make folder: %w", err)
 		}
+	}
+	if err := os.WriteFile(s.Trace, nil, 0o600); err != nil {
+		return fmt.Errorf("simrack: make the trace: %w", err)
 	}
 	var err error
 	if s.sp, err = simsp.OnPty(simsp.Config{Model: s.Board.Part, Serial: s.Board.Serial, Revision: 7, IdleZeros: true}); err != nil {
@@ -155,7 +159,7 @@ func (s *Sled) configure(peers []string) error {
 	line("[sp]\nport = %s\n", q(s.sp.Path()))
 	line("[peer]\nlisten = %s\npeers = [%s]\n", q(s.Peer), strings.Join(list, ", "))
 	line("[underlay]\nlisten = %s\n\n[api]\nsocket = %s\n", q(s.Underlay), q(s.API))
-	line("[claim]\nfingerprint = %s\n\n[log]\nlevel = %s\n", q(s.rack.fingerprint), q(s.rack.o.LogLevel))
+	line("[claim]\nfingerprint = %s\n\n[log]\nlevel = %s\ntrace_marker = %s\n", q(s.rack.fingerprint), q(s.rack.o.LogLevel), q(s.Trace))
 	line("[relax]\nsoftware-tpm = true")
 	for _, d := range s.Disks {
 		line("\n[[disk]]\nid = %s\nbackend = \"luks2\"\npath = %s\nvendor = %s\nmodel = %s\nserial = %s\nmapping = %s",
