@@ -144,7 +144,9 @@ func (d *Daemon) chooseSet(claim *sealing.Claim, envelopes [][]byte, cause error
 	for _, e := range envelopes {
 		set, err := enroll.DecodeSet(e)
 		if err == nil {
-			err = checkClaim(claim, set)
+			if err = checkClaim(claim, set); err != nil && d.succeedsClaimed(claim, set) {
+				err = nil
+			}
 		}
 		switch {
 		case err != nil:
@@ -236,6 +238,19 @@ func checkClaim(claim *sealing.Claim, set *enroll.Set) error {
 		return reason.New(CodeStaleSet, hintReenroll, "vault: the enrolment set is not the one the TPM remembers for generation %d", set.Generation)
 	}
 	return nil
+}
+
+// succeedsClaimed reports whether a set with another membership key follows the one that the TPM remembers: the power was
+// cut before the claim could follow. The set before was kept for that; the claim vouches for it, and it for the recovery
+// key that signed the new one.
+func (d *Daemon) succeedsClaimed(claim *sealing.Claim, set *enroll.Set) bool {
+	for _, b := range ledger.ReadPrevious(d.dirs()) {
+		before, err := enroll.DecodeSet(b)
+		if err == nil && checkClaim(claim, before) == nil && before.Generation == claim.SetGeneration && enroll.VerifySuccessor(before, set) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // openLedger unseals and loads the newest usable copy, and repairs the other (ledger.md §5).

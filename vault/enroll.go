@@ -157,7 +157,7 @@ func orderError(what string) error {
 }
 
 // EnrollSet adopts an enrolment set: the first one of a sled only on the connection that was activated, later ones from
-// whoever holds the membership key.
+// whoever holds the membership key, or brings a set that the recovery key signed.
 func (d *Daemon) EnrollSet(ctx context.Context, c *api.Conn, envelope []byte) (uint64, error) {
 	set, err := enroll.DecodeSet(envelope)
 	if err != nil {
@@ -256,6 +256,11 @@ func (d *Daemon) adoptSet(ctx context.Context, set *enroll.Set, envelope []byte)
 	}
 	if err := enroll.VerifySuccessor(old, set); err != nil {
 		return err
+	}
+	if enroll.Rekeys(old, set) {
+		if err := d.getStore().keepSet(old.Encode()); err != nil {
+			return err
+		}
 	}
 	if err := d.getStore().saveSet(ctx, set, envelope); err != nil {
 		return err

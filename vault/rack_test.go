@@ -32,6 +32,8 @@ type testRack struct {
 	net   string // "127.x.y."
 	sleds []*testSled
 	fp    string
+
+	recovery []byte // the recovery key's text
 }
 
 type testSled struct {
@@ -79,8 +81,7 @@ func newRack(t *testing.T, n int) *testRack {
 	r := &testRack{t: t, dir: dir, net: fmt.Sprintf("127.%d.%d.", 64+rand.IntN(64), 1+rand.IntN(250))}
 	fp, recovery, err := controller.NewRack(filepath.Join(dir, "rack"), "test")
 	must(t, err)
-	clear(recovery)
-	r.fp = fp
+	r.fp, r.recovery = fp, recovery
 	var peers []string
 	for i := range n {
 		peers = append(peers, fmt.Sprintf("%s%d:12349", r.net, i+1))

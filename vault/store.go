@@ -93,6 +93,13 @@ func (s *store) saveSet(ctx context.Context, set *enroll.Set, envelope []byte) e
 	return s.replace(saveSet, next, func() error { return s.ledger.SaveSet(ctx, envelope, next) })
 }
 
+// keepSet keeps the enrolment set that a change of keys is about to replace.
+func (s *store) keepSet(envelope []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ledger.KeepPrevious(envelope)
+}
+
 // refresh approves the platform state of the moment beside that of the start, so that a restart of the daemon can open
 // the seal after the boot has measured more.
 func (s *store) refresh(ctx context.Context) error {

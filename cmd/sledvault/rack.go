@@ -27,7 +27,8 @@ func (a *app) rackCommand() *cobra.Command {
 	o := &rackOptions{}
 	c := group("rack", "the rack's operator: keys, enrolment, membership",
 		a.rackNewCommand(), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackStatusCommand(o),
-		a.rackAddCommand(o), a.rackRemoveCommand(o), a.rackRotateCommand(o), a.rackAbortCommand(o))
+		a.rackAddCommand(o), a.rackRemoveCommand(o), a.rackRotateCommand(o), a.rackAbortCommand(o),
+		a.rackRecoverCommand(o), a.rackRevokeCommand(o))
 	c.PersistentFlags().StringVar(&o.file, "rack", controller.RackFile, "the rack file; keys and journal lie in the same folder")
 	c.PersistentFlags().DurationVar(&o.timeout, "timeout", 5*time.Minute, "when to give up waiting for sleds")
 	return c
@@ -81,18 +82,21 @@ func quoted(s string) []byte {
 	return b
 }
 
+// tell shows progress on stderr.
+func (a *app) tell(e controller.Event) {
+	if e.Sled != "" {
+		_, _ = fmt.Fprintf(a.err, "%s: %s\n", e.Sled, e.Text)
+		return
+	}
+	_, _ = fmt.Fprintln(a.err, e.Text)
+}
+
 // withRack runs f on an open controller, with progress on stderr.
 func (a *app) withRack(c *cobra.Command, o *rackOptions, f func(context.Context, *controller.Controller) error) error {
 	if o.timeout <= 0 {
 		return cli.UsageError("--timeout must be positive")
 	}
-	ctl, err := controller.Open(o.file, func(e controller.Event) {
-		if e.Sled != "" {
-			_, _ = fmt.Fprintf(a.err, "%s: %s\n", e.Sled, e.Text)
-			return
-		}
-		_, _ = fmt.Fprintln(a.err, e.Text)
-	})
+	ctl, err := controller.Open(o.file, a.tell)
 	if err != nil {
 		return err
 	}

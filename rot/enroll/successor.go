@@ -23,6 +23,25 @@ func (s *Set) VerifyFirst(fingerprint string) error {
 	return s.verify(s.MembershipKey)
 }
 
+// VerifyHeld checks a set that the rack's own folder holds: it names the given membership key, which signed it, or, if
+// that key has just replaced another, the recovery key did (enrolment.md §4). It trusts the folder for the recovery key.
+func (s *Set) VerifyHeld(fingerprint string) error {
+	err := s.VerifyFirst(fingerprint)
+	if err == nil || Fingerprint(s.MembershipKey) != fingerprint {
+		return err
+	}
+	if s.verify(s.RecoveryKey) == nil {
+		return nil
+	}
+	return err
+}
+
+// Rekeys reports whether new names another membership key or recovery key than old. Who signed it is checked by
+// [VerifySuccessor]: for such a set, the recovery key.
+func Rekeys(old, new *Set) bool {
+	return !bytes.Equal(old.MembershipKey, new.MembershipKey) || !bytes.Equal(old.RecoveryKey, new.RecoveryKey)
+}
+
 func (s *Set) verify(key ed25519.PublicKey) error {
 	if len(key) != ed25519.PublicKeySize || len(s.signature) != ed25519.SignatureSize || !ed25519.Verify(key, s.SigningBytes(), s.signature) {
 		return refuse(CodeSignature, hintController, "set: generation %d is not signed by %s", s.Generation, Fingerprint(key))
@@ -52,7 +71,7 @@ func VerifySuccessor(old, new *Set) error {
 		return err
 	}
 	signer := old.MembershipKey
-	rekeyed := !bytes.Equal(old.MembershipKey, new.MembershipKey) || !bytes.Equal(old.RecoveryKey, new.RecoveryKey)
+	rekeyed := Rekeys(old, new)
 	if rekeyed {
 		signer = old.RecoveryKey
 	}

@@ -49,6 +49,7 @@ type connState struct {
 	requests atomic.Int64
 	who      string // as the counters name the far end
 	conn     *Conn  // underlay only
+	refused  error  // why the request's client certificate is not good, where a route serves it all the same
 }
 
 type connKey struct{}

@@ -55,7 +55,7 @@ func routeDocs() map[string]routeDoc {
 		"GET /v1/quorum/config":             {"The latest committed configuration and its certificate; nulls if there is none.", nil, api.PrepareAndCommitRequest{}, api.RoleOperate, "controller"},
 		"POST /v1/enroll/begin":             {"Show the sled's TPM, signed for this connection.", enroll.BeginRequest{}, enroll.BeginResponse{}, "", "claimant"},
 		"POST /v1/enroll/activate":          {"Prove that the attestation key lives in the TPM of the endorsement key.", enroll.ActivateRequest{}, enroll.ActivateResponse{}, "", "claimant"},
-		"PUT /v1/enroll/set":                {"Hand over an enrolment set. The first one only on the connection that was activated.", octets{}, api.SetReply{}, "", "claimant"},
+		"PUT /v1/enroll/set":                {"Hand over an enrolment set. The first one only on the connection that was activated; one that changes a key may come from anyone.", octets{}, api.SetReply{}, "", "setbearer"},
 		"POST /v1/attest":                   {"Evidence bound to this connection.", api.AttestRequest{}, api.AttestReply{}, "", "controller"},
 	}
 }

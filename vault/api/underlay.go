@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -37,6 +36,8 @@ type Underlay struct {
 	cfg UnderlayConfig
 	srv *http.Server
 	ln  net.Listener
+
+	stranger chan struct{} // holds the one place for judging a set that a client without a certificate brought
 }
 
 // ServerTLS is the TLS profile of the underlay listener: TLS 1.3, a post-quantum key exchange, a client certificate if
@@ -63,7 +64,7 @@ func ListenUnderlay(cfg UnderlayConfig) (*Underlay, error) {
 	if err != nil {
 		return nil, reason.Wrap(err, "underlay-listen", "check [underlay] listen in the configuration", "api: listen on the underlay")
 	}
-	u := &Underlay{cfg: cfg, ln: ln}
+	u := &Underlay{cfg: cfg, ln: ln, stranger: make(chan struct{}, 1)}
 	u.srv = httpServer(u.mux(), cfg.Reasons, CodeUnderlayConn, remoteName, func(ctx context.Context, _ net.Conn) context.Context { return ctx },
 		func(s *connState) {
 			if s.conn != nil {
@@ -92,6 +93,7 @@ type access uint8
 const (
 	anyone     access = iota // TLS only
 	claimant                 // the key that may claim the sled, or the membership key once claimed
+	setbearer                // claimant; or anyone at a claimed sled who brings a set that the recovery key signed
 	controller               // a valid client certificate of the claimed rack
 )
 
@@ -119,17 +121,7 @@ func (u *Underlay) routes() []underlayRoute {
 			}
 			return n.EnrollActivate(ctx, stateOf(ctx).conn, req)
 		}},
-		{"PUT /v1/enroll/set", claimant, func(ctx context.Context, r *http.Request) (any, error) {
-			envelope, err := io.ReadAll(r.Body)
-			if err != nil {
-				return nil, badField("set", err)
-			}
-			if len(envelope) > enroll.MaxSet {
-				return nil, badField("set", fmt.Errorf("have %d bytes, want at most %d", len(envelope), enroll.MaxSet))
-			}
-			g, err := n.EnrollSet(ctx, stateOf(ctx).conn, envelope)
-			return SetReply{Generation: g}, err
-		}},
+		{"PUT /v1/enroll/set", setbearer, u.putSet},
 		{"POST /v1/attest", controller, func(ctx context.Context, r *http.Request) (any, error) {
 			req, err := body[AttestRequest](r)
 			if err != nil {
@@ -191,7 +183,7 @@ func (u *Underlay) admit(r *http.Request, need access) (who string, err error) {
 	switch {
 	case set != nil:
 		err = enroll.VerifyClient(r.TLS.PeerCertificates, set)
-	case need == claimant:
+	case need == claimant || need == setbearer:
 		err = u.admitClaimant(r)
 	case u.cfg.Node.Status(r.Context()).State == StateStarting: // it does not know yet whether it is claimed
 		return who, reason.Later(CodeNotStarted, "wait for its boot; see its status", "api: the sled is still starting")
@@ -199,10 +191,14 @@ func (u *Underlay) admit(r *http.Request, need access) (who string, err error) {
 		return who, reason.New(CodeForbidden, "enroll the sled first: sledvault rack enroll", "api: the sled is unclaimed and serves status and enrolment only")
 	}
 	if err != nil {
-		return who, &reason.Error{Code: CodeForbidden, Text: "api: client certificate refused", Cause: err,
+		err = &reason.Error{Code: CodeForbidden, Text: "api: client certificate refused", Cause: err,
 			Hint: "use the folder that holds the rack's membership key"}
 	}
-	return who, nil
+	st.refused = nil
+	if err != nil && need == setbearer && set != nil {
+		st.refused, err = err, nil // what it brings may speak for itself: see putSet
+	}
+	return who, err
 }
 
 func (u *Underlay) admitClaimant(r *http.Request) error {

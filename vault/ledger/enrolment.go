@@ -26,7 +26,7 @@ func ReadEnrolments(dirs [2]string) ([][]byte, error) {
 	var sets [][]byte
 	var errs []error
 	for i, path := range dirs {
-		b, err := readEnrolment(path)
+		b, err := readEnrolment(path, EnrolmentFile)
 		switch {
 		case errors.Is(err, errNone):
 		case err != nil:
@@ -68,13 +68,13 @@ func stated(set []byte) uint64 {
 
 var errNone = errors.New("ledger: no enrolment set")
 
-func readEnrolment(path string) ([]byte, error) {
+func readEnrolment(path, name string) ([]byte, error) {
 	dir, err := openFolder(path, reading)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	b, err := dir.Read(EnrolmentFile, MaxEnrolment)
+	b, err := dir.Read(name, MaxEnrolment)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNone
 	}
@@ -102,6 +102,39 @@ func writeEnrolment(path string, set []byte) error {
 	}
 	defer dir.Close()
 	return replace(dir, EnrolmentFile, set, func(string) error { return nil })
+}
+
+// KeepPrevious stores, on both media, the set that is about to be replaced by one that names another membership key. The
+// TPM's claim vouches for the replaced one until it is moved, and that one's recovery key for the new. One copy is enough.
+func (l *Ledger) KeepPrevious(set []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return errStopped
+	}
+	if len(set) == 0 || len(set) > MaxEnrolment {
+		return formatError("enrolment set of %d bytes, want 1 to %d", len(set), MaxEnrolment)
+	}
+	var errs [2]error
+	for i := range l.folders {
+		if errs[i] = l.reach(i); errs[i] == nil {
+			errs[i] = replace(l.folders[i], PreviousFile, set, func(string) error { return nil })
+		}
+	}
+	if errs[0] != nil && errs[1] != nil {
+		return reason.Wrap(errors.Join(errs[:]...), CodeEnrolment, hintFolder, "ledger: keep the enrolment set before")
+	}
+	return nil
+}
+
+// ReadPrevious returns what [Ledger.KeepPrevious] stored, whatever of it can be read. It is not checked here.
+func ReadPrevious(dirs [2]string) (sets [][]byte) {
+	for _, path := range dirs {
+		if b, err := readEnrolment(path, PreviousFile); err == nil {
+			sets = append(sets, b)
+		}
+	}
+	return sets
 }
 
 // SaveSet changes the enrolment set: the file on both media, then a protected save of the state that names it. A power
@@ -164,7 +197,7 @@ func moveAside(path string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{LedgerFile, ObservedFile, EnrolmentFile} {
+	for _, name := range []string{LedgerFile, ObservedFile, EnrolmentFile, PreviousFile} {
 		if err := dir.Rename(name, name+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -176,7 +209,7 @@ func freeSuffix(dir *osFolder) (string, error) {
 	for n := 1; n <= maxAside; n++ {
 		suffix := fmt.Sprintf(".old-%d", n)
 		free := true
-		for _, name := range []string{LedgerFile, ObservedFile, EnrolmentFile} {
+		for _, name := range []string{LedgerFile, ObservedFile, EnrolmentFile, PreviousFile} {
 			if _, err := dir.root.Lstat(name + suffix); err == nil {
 				free = false
 			}

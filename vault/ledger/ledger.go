@@ -25,6 +25,7 @@ const (
 	LedgerFile    = "ledger.sv"
 	ObservedFile  = "observed.sv"
 	EnrolmentFile = "enrolment.cbor"
+	PreviousFile  = "enrolment-before.cbor" // the set before the last change of keys
 )
 
 // Sealer is an unsealed key with the counter that guards it. *sealing.Unsealed satisfies it.

@@ -42,6 +42,19 @@ func (s *State) Committed() *Change {
 	return s.Base
 }
 
+// Recertify gives the committed configuration another certificate, signed by a new membership key: every member is to be
+// sent it again. It returns whether the state changed, and must be saved. An aborted change on top of it is forgotten; its
+// epoch stays used.
+func (s *State) Recertify(cert *quorum.Certificate) bool {
+	ch := s.Committed()
+	if ch == nil || ch.Certificate != nil && *ch.Certificate == *cert {
+		return false
+	}
+	ch.Certificate, ch.Phase, ch.Committed = cert, Decided, nil
+	s.Change, s.Base = ch, nil
+	return true
+}
+
 // Quorum is how many members must have acknowledged: the threshold and the tolerance beyond it.
 func (c *Change) Quorum() int {
 	return min(int(c.Threshold)+Tolerance(len(c.Members)), len(c.Members))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -147,7 +148,11 @@ func (c *Controller) adopt(raw api.PrepareAndCommitRequest, st *rack.State) erro
 	if err != nil {
 		return err
 	}
-	if err := enroll.NewAuthority(c.set).VerifyCertificate(cfg, cert); err != nil {
+	err = enroll.NewAuthority(c.set).VerifyCertificate(cfg, cert)
+	if err != nil && slices.ContainsFunc(c.former, func(a *enroll.Authority) bool { return a.VerifyCertificate(cfg, cert) == nil }) {
+		err = nil
+	}
+	if err != nil {
 		return reason.Wrap(err, rack.CodeMismatch, "treat the sled as compromised", "rack: a sled's committed configuration")
 	}
 	_, err = st.Adopt(cfg, cert)

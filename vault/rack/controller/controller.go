@@ -61,6 +61,8 @@ type Controller struct {
 	cert tls.Certificate
 	tell func(Event)
 
+	former []*enroll.Authority // of membership keys before this one; only while one is being replaced
+
 	onSave func(rack.State) error // see OnSave
 
 	mu      sync.Mutex
@@ -153,7 +155,11 @@ func Open(path string, tell func(Event)) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Controller{file: f, tell: tell, waiting: map[ident.Baseboard]string{}}
+	return openFile(f, tell)
+}
+
+func openFile(f *File, tell func(Event)) (c *Controller, err error) {
+	c = &Controller{file: f, tell: tell, waiting: map[ident.Baseboard]string{}}
 	if c.key, err = enroll.LoadKey(secret.Heap{}, filepath.Join(f.dir, keyFile)); err != nil {
 		return nil, err
 	}
@@ -170,7 +176,7 @@ func Open(path string, tell func(Event)) (*Controller, error) {
 func (c *Controller) Close() { c.key.Destroy() }
 
 func (c *Controller) loadSet() error {
-	hint := "restore enrolment.cbor from a backup; every sled holds a copy in its state folders"
+	const hint = "restore enrolment.cbor from a backup; every sled holds a copy in its state folders; if sledvault rack recover was broken off, run it again"
 	b, err := os.ReadFile(filepath.Join(c.file.dir, setFile))
 	if err != nil {
 		return reason.Wrap(err, CodeSet, hint, "rack: enrolment set")
@@ -178,7 +184,7 @@ func (c *Controller) loadSet() error {
 	if c.set, err = enroll.DecodeSet(b); err != nil {
 		return reason.Wrap(err, CodeSet, hint, "rack: enrolment set")
 	}
-	if err := c.set.VerifyFirst(enroll.Fingerprint(c.key.PublicKey())); err != nil {
+	if err := c.set.VerifyHeld(enroll.Fingerprint(c.key.PublicKey())); err != nil {
 		return reason.Wrap(err, CodeSet, hint, "rack: enrolment set")
 	}
 	return nil
@@ -250,6 +256,9 @@ func (c *Controller) link(ctx context.Context, b ident.Baseboard) (*Sledlink, er
 		return nil, err
 	}
 	v, err := c.appraise(ctx, s, rec)
+	if reason.CodeOf(err) == api.CodeForbidden && c.handKeys(ctx, s) {
+		v, err = c.appraise(ctx, s, rec)
+	}
 	if err != nil {
 		_ = s.Close()
 		return nil, err

@@ -43,6 +43,8 @@ type testRack struct {
 	dir   string
 	sleds []*fakeSled
 
+	recovery []byte // the recovery key's text
+
 	mu     sync.Mutex
 	events []string
 	onTell func()
@@ -80,7 +82,7 @@ func newRack(t *testing.T, n int) *testRack {
 	r := &testRack{t: t, dir: filepath.Join(t.TempDir(), "rack")}
 	_, recovery, err := controller.NewRack(r.dir, "test")
 	must(t, err)
-	clear(recovery)
+	r.recovery = recovery
 	key, err := enroll.LoadKey(secret.Heap{}, filepath.Join(r.dir, "membership.key"))
 	must(t, err)
 	defer key.Destroy()
