@@ -58,7 +58,7 @@ func hint(c reason.Code) string {
 	case CodeCounter:
 		return "the sled's ledger and its TPM counter disagree: run: sledvault seal status on that sled"
 	case CodeRollback:
-		return "the sled shows an older ledger than before: an old drive may have been put back; run: sledvault rack recover"
+		return "the sled shows an older ledger than before: an old drive may have been put back; find out, then: sledvault rack enroll --again NAME"
 	case CodeEventLog:
 		return "the firmware event log does not explain the PCR values: look at the sled's log with: sledvault rot verify"
 	case CodeNoPolicy:

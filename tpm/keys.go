@@ -134,7 +134,7 @@ func (s *Session) recall(kind keyKind, pinned []byte) (Key, bool) {
 		return Key{}, false
 	}
 	k := c.key
-	k.Handle = tpm2.TPMHandle(rsp.LoadedHandle)
+	k.Handle = rsp.LoadedHandle
 	return k, true
 }
 

@@ -25,7 +25,7 @@ func (d *Daemon) confine(wanted bool) {
 		return
 	}
 	mapper := d.disks.backend.CanMap()
-	_ = os.MkdirAll(filepath.Dir(d.cfg.API.Socket), 0o755) // a rule needs its folder; who needs the folder reports the error
+	_ = os.MkdirAll(filepath.Dir(d.cfg.API.Socket), 0o755) //nolint:gosec // as the API makes it; a rule needs its folder; who needs the folder reports the error
 	if mapper {
 		_ = os.Mkdir("/run/cryptsetup", 0o700) // cryptsetup's locks; it would make it itself
 	}

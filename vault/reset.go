@@ -66,8 +66,10 @@ func (d *Daemon) mayReset(r api.ResetRequest) error {
 		return d.notStarted()
 	}
 	if r.Baseboard != me {
-		return &reason.Error{Code: CodeResetBoard, Text: fmt.Sprintf("vault: this sled is %s, not %s", me, r.Baseboard),
-			Hint: "type the baseboard of the sled that is to forget its rack, on that sled", Remedy: reason.Usage}
+		return &reason.Error{
+			Code: CodeResetBoard, Text: fmt.Sprintf("vault: this sled is %s, not %s", me, r.Baseboard),
+			Hint: "type the baseboard of the sled that is to forget its rack, on that sled", Remedy: reason.Usage,
+		}
 	}
 	switch d.getState() {
 	case api.StateMember, api.StateStarting:

@@ -81,7 +81,9 @@ func TestResetLost(t *testing.T) {
 	s.start()
 	s.await("lost-seal", func(s *testSled) bool { return s.state() == "lost-seal" })
 	must(t, s.local().ResetSeal(t.Context(), api.ResetRequest{Baseboard: s.board()}))
-	<-s.done
+	if err := <-s.done; err == nil {
+		t.Error("the daemon ended as if nothing had happened")
+	}
 	s.cancel = nil
 	s.start()
 	s.await("unclaimed", func(s *testSled) bool { return s.state() == "unclaimed" })

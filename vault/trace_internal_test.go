@@ -98,9 +98,15 @@ func testFullPipe(t *testing.T, pipe string) {
 func TestEpochOf(t *testing.T) {
 	t.Parallel()
 	for _, k := range []quorum.MessageKind{
-		quorum.Prepare{Config: &quorum.Configuration{Epoch: 3}}, quorum.PrepareAck{Epoch: 3}, quorum.GetShare{Epoch: 3}, quorum.ShareReply{Epoch: 3},
-		quorum.ExpungedNotice{Epoch: 3}, quorum.CommitAdvance{Config: &quorum.Configuration{Epoch: 3}}, quorum.GrantNotice{Grant: &quorum.Grant{Epoch: 3}},
-		quorum.CommitProof{Certificate: &quorum.Certificate{Epoch: 3}}, quorum.NoSuchShare{Epoch: 3},
+		quorum.Prepare{Config: &quorum.Configuration{Epoch: 3}},
+		quorum.PrepareAck{Epoch: 3},
+		quorum.GetShare{Epoch: 3},
+		quorum.ShareReply{Epoch: 3},
+		quorum.ExpungedNotice{Epoch: 3},
+		quorum.CommitAdvance{Config: &quorum.Configuration{Epoch: 3}},
+		quorum.GrantNotice{Grant: &quorum.Grant{Epoch: 3}},
+		quorum.CommitProof{Certificate: &quorum.Certificate{Epoch: 3}},
+		quorum.NoSuchShare{Epoch: 3},
 	} {
 		if e := epochOf(k); e != 3 {
 			t.Errorf("%s: have %d, want 3", quorum.KindOf(k), e)

@@ -118,7 +118,7 @@ func (a *app) benchBoot(ctx context.Context, o *benchOptions) error {
 			if err := peers.Plot(&b, "From process start to open disk", figures); err != nil {
 				return err
 			}
-			if err := os.WriteFile(o.plot, b.Bytes(), 0o644); err != nil { //nolint:gosec // a picture for everybody
+			if err := os.WriteFile(o.plot, b.Bytes(), 0o644); err != nil {
 				return fmt.Errorf("hwtest: plot: %w", err)
 			}
 		}

@@ -17,8 +17,15 @@ import (
 func TestDemoUsage(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"--sleds", "2"}, {"--sleds", "32"}, {"--sleds", "x"}, {"--scenes", "add"}, {"--scenes", "cold-boot,nothing"},
-		{"--hold", "--scenes", "cold-boot"}, {"--sleds", "3", "--scenes", "remove-sled"}, {"extra"}, {"--unknown"},
+		{"--sleds", "2"},
+		{"--sleds", "32"},
+		{"--sleds", "x"},
+		{"--scenes", "add"},
+		{"--scenes", "cold-boot,nothing"},
+		{"--hold", "--scenes", "cold-boot"},
+		{"--sleds", "3", "--scenes", "remove-sled"},
+		{"extra"},
+		{"--unknown"},
 	} {
 		var out, errw bytes.Buffer
 		if code := run(t.Context(), append([]string{"demo"}, args...), strings.NewReader(""), &out, &errw); code != 2 || out.Len() > 0 {

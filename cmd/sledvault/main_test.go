@@ -73,14 +73,16 @@ var board = ident.Baseboard{Part: "913-0000019", Serial: "CLI1"}
 // Status implements [api.Node].
 func (fakeSled) Status(context.Context) api.Status {
 	other := ident.Baseboard{Part: "913-0000019", Serial: "CLI2"}
-	return api.Status{Version: "fake", Baseboard: &board, State: api.StateMember, NextStep: "power sled 913-0000019:CLI2 on",
+	return api.Status{
+		Version: "fake", Baseboard: &board, State: api.StateMember, NextStep: "power sled 913-0000019:CLI2 on",
 		Boot:    api.Boot{Step: "collect", SinceMS: 1500, Waiting: "913-0000019:CLI2", Error: &api.Error{Code: "below-threshold", Text: "have 1, want 2"}},
 		Quorum:  &api.Quorum{Commits: []ident.Epoch{3}, Threshold: 2, Members: []ident.Baseboard{board, other}, Collecting: &api.Collecting{Purpose: "rack secret", Epoch: 3, Have: 1, Want: 2}},
 		Disks:   fakeSled{}.Disks(nil),
 		Relaxed: []string{"software-tpm"},
 		Seal:    &api.Seal{PCRs: []int{0, 2}},
 		Alarms:  []api.Alarm{{Kind: "invented", Text: "for the test"}},
-		Reasons: []reason.Entry{{Code: "peer-refused", Peer: "10.0.0.1", Count: 4, Last: "no certificate"}}}
+		Reasons: []reason.Entry{{Code: "peer-refused", Peer: "10.0.0.1", Count: 4, Last: "no certificate"}},
+	}
 }
 
 // Disks implements [api.Node].

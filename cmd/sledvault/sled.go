@@ -161,8 +161,10 @@ func (a *app) disksCommand() *cobra.Command {
 		}
 		return a.print(api.DisksReply{Disks: disks}, func(w io.Writer) { writeDisks(w, disks) })
 	}
-	c := &cobra.Command{Use: "disks", Short: "the disks of this sled and whether they are open", Args: noArgs, RunE: list,
-		Example: "  sledvault disks\n  sledvault disks format data0 --keep-data --yes"}
+	c := &cobra.Command{
+		Use: "disks", Short: "the disks of this sled and whether they are open", Args: noArgs, RunE: list,
+		Example: "  sledvault disks\n  sledvault disks format data0 --keep-data --yes",
+	}
 	c.AddCommand(a.formatCommand(), a.keyCommand())
 	return c
 }
@@ -272,7 +274,8 @@ func (a *app) unlock(ctx context.Context, wait time.Duration) ([]api.Disk, error
 }
 
 func (a *app) quorumCommand() *cobra.Command {
-	status := &cobra.Command{Use: "status", Short: "the trust-quorum node of this sled", Args: noArgs, Example: "  sledvault quorum status",
+	status := &cobra.Command{
+		Use: "status", Short: "the trust-quorum node of this sled", Args: noArgs, Example: "  sledvault quorum status",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.part(c, func(s api.Status) any { return s.Quorum }, func(w io.Writer, s api.Status) {
 				if s.Quorum == nil {
@@ -284,8 +287,10 @@ func (a *app) quorumCommand() *cobra.Command {
 					_, _ = fmt.Fprintf(w, "  member %s%s\n", m, connected(s, m))
 				}
 			})
-		}}
-	config := &cobra.Command{Use: "config", Short: "the latest committed configuration and its certificate", Args: noArgs, Example: "  sledvault quorum config --json",
+		},
+	}
+	config := &cobra.Command{
+		Use: "config", Short: "the latest committed configuration and its certificate", Args: noArgs, Example: "  sledvault quorum config --json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := brief(c)
 			defer cancel()
@@ -294,7 +299,8 @@ func (a *app) quorumCommand() *cobra.Command {
 				return err
 			}
 			return cli.JSON(a.out, cfg)
-		}}
+		},
+	}
 	return group("quorum", "details of the trust-quorum node", status, config)
 }
 
@@ -318,7 +324,8 @@ func (a *app) sealCommand() *cobra.Command {
 				b, _ := json.MarshalIndent(s.Seal, "", "  ")
 				_, _ = fmt.Fprintln(w, string(b))
 			})
-		}}, a.resetCommand())
+		},
+	}, a.resetCommand())
 }
 
 // part prints a part of the status.
@@ -343,7 +350,8 @@ func (a *app) tpmCommand() *cobra.Command {
 				return err
 			}
 			return a.print(t, func(w io.Writer) { _, _ = fmt.Fprintln(w, t.EKName) })
-		}})
+		},
+	})
 }
 
 func (a *app) spCommand() *cobra.Command {
@@ -357,5 +365,6 @@ func (a *app) spCommand() *cobra.Command {
 				return err
 			}
 			return a.print(id, func(w io.Writer) { _, _ = fmt.Fprintf(w, "%s revision %d\n", id.Baseboard, id.Revision) })
-		}})
+		},
+	})
 }

@@ -131,8 +131,10 @@ func TestUnit(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(string(b), "\n")
-	for _, want := range []string{"Type=notify", "ExecStart=/usr/bin/sledvaultd --config /etc/sledvault/sledvaultd.toml", "LimitMEMLOCK=infinity", "LimitCORE=0",
-		"NoNewPrivileges=yes", "ProtectSystem=strict", "DevicePolicy=closed", "WantedBy=sysinit.target", "Restart=on-failure"} {
+	for _, want := range []string{
+		"Type=notify", "ExecStart=/usr/bin/sledvaultd --config /etc/sledvault/sledvaultd.toml", "LimitMEMLOCK=infinity", "LimitCORE=0",
+		"NoNewPrivileges=yes", "ProtectSystem=strict", "DevicePolicy=closed", "WantedBy=sysinit.target", "Restart=on-failure",
+	} {
 		found := false
 		for _, l := range lines {
 			found = found || l == want

@@ -30,8 +30,13 @@ const (
 
 // tools are the programs of the peers, each with its Debian package. Systemd-creds comes with the system or not at all.
 var tools = [...]struct{ name, pkg string }{
-	{"clevis", "clevis"}, {"clevis-encrypt-tpm2", "clevis-tpm2"}, {"jose", "jose"}, {"curl", "curl"},
-	{"tpm2_unseal", "tpm2-tools"}, {tangd, "tang"}, {tangdKeygen, "tang"},
+	{"clevis", "clevis"},
+	{"clevis-encrypt-tpm2", "clevis-tpm2"},
+	{"jose", "jose"},
+	{"curl", "curl"},
+	{"tpm2_unseal", "tpm2-tools"},
+	{tangd, "tang"},
+	{tangdKeygen, "tang"},
 }
 
 // Reasons of the bench.

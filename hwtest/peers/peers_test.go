@@ -60,8 +60,12 @@ func TestText(t *testing.T) {
 func TestBootOf(t *testing.T) {
 	t.Parallel()
 	st := api.Status{Boot: api.Boot{MSToUnlocked: 60, Steps: []api.Step{
-		{Name: "tpm", MS: 5, AtMS: 9}, {Name: "seal", MS: 3, AtMS: 12}, {Name: "peers", MS: 1, AtMS: 13},
-		{Name: "quorum", MS: 1, AtMS: 14}, {Name: "shares", MS: 16, AtMS: 30}, {Name: "disks", MS: 30, AtMS: 60},
+		{Name: "tpm", MS: 5, AtMS: 9},
+		{Name: "seal", MS: 3, AtMS: 12},
+		{Name: "peers", MS: 1, AtMS: 13},
+		{Name: "quorum", MS: 1, AtMS: 14},
+		{Name: "shares", MS: 16, AtMS: 30},
+		{Name: "disks", MS: 30, AtMS: 60},
 	}}}
 	want := boot{threshold: 21 * time.Millisecond, seal: 3 * time.Millisecond, secret: 30 * time.Millisecond, unlocked: 60 * time.Millisecond}
 	if have := bootOf(st); have != want {

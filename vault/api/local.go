@@ -66,7 +66,7 @@ func ListenLocal(cfg LocalConfig) (*Local, error) {
 		return nil, reason.New("api-socket-busy", "stop the other sledvaultd, or give this one another [api] socket",
 			"api: listen on %s: another process answers there", cfg.Socket)
 	}
-	if err := os.MkdirAll(filepath.Dir(cfg.Socket), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(cfg.Socket), 0o755); err != nil { //nolint:gosec // callers of every role must reach the socket
 		return nil, reason.Wrap(err, "api-listen", "check [api] socket in the configuration", "api: make the socket's folder")
 	}
 	if err := os.Remove(cfg.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -76,7 +76,7 @@ func ListenLocal(cfg LocalConfig) (*Local, error) {
 	if err != nil {
 		return nil, reason.Wrap(err, "api-listen", "check [api] socket in the configuration", "api: listen")
 	}
-	if err := os.Chmod(cfg.Socket, 0o666); err != nil { // who may do what is decided by peer credentials
+	if err := os.Chmod(cfg.Socket, 0o666); err != nil { //nolint:gosec // who may do what is decided by peer credentials
 		_ = ln.Close()
 		return nil, reason.Wrap(err, "api-listen", "check the folder's permissions", "api: open the socket to callers")
 	}

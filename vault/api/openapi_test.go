@@ -118,9 +118,11 @@ func openAPI(t *testing.T) []byte {
 	s.of(reflect.TypeFor[api.Error]())
 	doc := object{
 		"openapi": "3.1.0",
-		"info": object{"title": "sledvault", "version": "1", "license": object{"name": "Apache-2.0", "identifier": "Apache-2.0"},
+		"info": object{
+			"title": "sledvault", "version": "1", "license": object{"name": "Apache-2.0", "identifier": "Apache-2.0"},
 			"description": "The APIs of one sled. Local: HTTP/1.1 on a unix socket, x-local names the role that a caller needs. " +
-				"Underlay: HTTP/1.1 over TLS 1.3, x-underlay names what the client must be. See docs/local-api.md."},
+				"Underlay: HTTP/1.1 over TLS 1.3, x-underlay names what the client must be. See docs/local-api.md.",
+		},
 		"paths":      paths,
 		"components": object{"schemas": s.out},
 	}

@@ -121,8 +121,10 @@ func (g *Grant) toQuorum() (*quorum.Grant, error) {
 		return nil, nil
 	}
 	sig, err := signature(g.Signature)
-	return &quorum.Grant{RackID: g.RackID, Epoch: g.Epoch, Coordinator: g.Coordinator, Members: g.Members, Threshold: g.Threshold,
-		LastCommitted: g.LastCommitted, LRTQUpgrade: g.LRTQUpgrade, Signature: sig}, err
+	return &quorum.Grant{
+		RackID: g.RackID, Epoch: g.Epoch, Coordinator: g.Coordinator, Members: g.Members, Threshold: g.Threshold,
+		LastCommitted: g.LastCommitted, LRTQUpgrade: g.LRTQUpgrade, Signature: sig,
+	}, err
 }
 
 // GrantOf puts a grant into its API form.
@@ -130,8 +132,10 @@ func GrantOf(g *quorum.Grant) *Grant {
 	if g == nil {
 		return nil
 	}
-	return &Grant{RackID: g.RackID, Epoch: g.Epoch, Coordinator: g.Coordinator, Members: g.Members, Threshold: g.Threshold,
-		LastCommitted: g.LastCommitted, LRTQUpgrade: g.LRTQUpgrade, Signature: g.Signature[:]}
+	return &Grant{
+		RackID: g.RackID, Epoch: g.Epoch, Coordinator: g.Coordinator, Members: g.Members, Threshold: g.Threshold,
+		LastCommitted: g.LastCommitted, LRTQUpgrade: g.LRTQUpgrade, Signature: g.Signature[:],
+	}
 }
 
 func (c *Certificate) toQuorum() (*quorum.Certificate, error) {

@@ -191,8 +191,10 @@ func (u *Underlay) admit(r *http.Request, need access) (who string, err error) {
 		return who, reason.New(CodeForbidden, "enroll the sled first: sledvault rack enroll", "api: the sled is unclaimed and serves status and enrolment only")
 	}
 	if err != nil {
-		err = &reason.Error{Code: CodeForbidden, Text: "api: client certificate refused", Cause: err,
-			Hint: "use the folder that holds the rack's membership key"}
+		err = &reason.Error{
+			Code: CodeForbidden, Text: "api: client certificate refused", Cause: err,
+			Hint: "use the folder that holds the rack's membership key",
+		}
 	}
 	st.refused = nil
 	if err != nil && need == setbearer && set != nil {

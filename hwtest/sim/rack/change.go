@@ -163,8 +163,10 @@ func (d Disk) shut(ctx context.Context, key secret.DiskKey) error {
 // playRemoveSled takes out a member that is up and looks at what becomes of it.
 func (r *Rack) playRemoveSled(ctx context.Context) (string, error) {
 	if n := len(r.sleds); n <= MinSleds {
-		return "", &reason.Error{Code: CodeRack, Text: fmt.Sprintf("simrack: remove a sled: have %d, want more than %d", n, MinSleds),
-			Hint: "play " + SceneAddSled + " before, or start with more sleds", Remedy: reason.Usage}
+		return "", &reason.Error{
+			Code: CodeRack, Text: fmt.Sprintf("simrack: remove a sled: have %d, want more than %d", n, MinSleds),
+			Hint: "play " + SceneAddSled + " before, or start with more sleds", Remedy: reason.Usage,
+		}
 	}
 	gone := r.sleds[1]
 	e, err := r.change(ctx, "remove", gone.Name, "--yes")

@@ -31,8 +31,10 @@ const (
 
 // Scenes lists every scene.
 func Scenes() []string {
-	return []string{SceneInit, SceneColdBoot, SceneOneSledDown, SceneStolenSled, SceneTamperedSled,
-		SceneAddSled, SceneRotate, SceneRemoveSled, SceneOldDrive, SceneBelowThreshold}
+	return []string{
+		SceneInit, SceneColdBoot, SceneOneSledDown, SceneStolenSled, SceneTamperedSled,
+		SceneAddSled, SceneRotate, SceneRemoveSled, SceneOldDrive, SceneBelowThreshold,
+	}
 }
 
 // Boot is how one sled came up in the scene cold-boot.
