@@ -30,7 +30,7 @@ tpm, rot, vault/secret, vault/ident < sealing;
 vault/wire, sealing < vault/ledger;
 vault/wire, rot/channel < vault/peer;
 vault/wire < vault/unlock;
-vault/wire, rot/enroll < vault/api < vault/api/client;
+vault/wire, rot/channel < vault/api < vault/api/client;
 vault/quorum < vault/rack;
 vault/rack, vault/api < vault/rack/journal;
 vault/rack/journal, vault/api/client, rot/channel, tpm < vault/rack/controller;

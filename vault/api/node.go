@@ -82,6 +82,4 @@ type Conn struct {
 	Exporter   [32]byte // RFC 5705 keying material under the attestation label
 	ClientSPKI [32]byte // SHA-256 of the client's subject public key info
 	Remote     string
-	// Activated is opaque to this package: the daemon's enrolment in progress on this connection.
-	Activated any
 }

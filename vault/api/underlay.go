@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -11,12 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sledvault/sledvault/rot/channel"
 	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault/reason"
 )
-
-// ExporterLabel is the RFC 5705 label of every attested connection (evidence.md).
-const ExporterLabel = "EXPORTER-sledvault-attest-v1"
 
 // underlayALPN keeps both sides at HTTP/1.1: one request at a time, so that a connection means one caller.
 const underlayALPN = "http/1.1"
@@ -166,13 +163,11 @@ func (u *Underlay) admit(r *http.Request, need access) (who string, err error) {
 	st := stateOf(r.Context())
 	if st.conn == nil {
 		c := &Conn{Remote: who}
-		key, err := r.TLS.ExportKeyingMaterial(ExporterLabel, nil, 32)
-		if err != nil {
+		if c.Exporter, err = channel.Exporter(r.TLS); err != nil {
 			return who, reason.Wrap(err, CodeInternal, "", "api: export keying material")
 		}
-		c.Exporter = [32]byte(key)
 		if len(r.TLS.PeerCertificates) > 0 {
-			c.ClientSPKI = sha256.Sum256(r.TLS.PeerCertificates[0].RawSubjectPublicKeyInfo)
+			c.ClientSPKI = channel.SPKI(r.TLS.PeerCertificates[0])
 		}
 		st.conn = c
 	}

@@ -3,7 +3,6 @@ package client
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sledvault/sledvault/rot/channel"
 	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/quorum"
@@ -59,7 +59,7 @@ func Open(ctx context.Context, addr string, cert tls.Certificate) (*Session, err
 
 func (s *Session) facts(c *tls.Conn, own tls.Certificate) error {
 	st := c.ConnectionState()
-	key, err := st.ExportKeyingMaterial(api.ExporterLabel, nil, 32)
+	key, err := channel.Exporter(&st)
 	if err != nil {
 		return fmt.Errorf("client: export keying material: %w", err)
 	}
@@ -67,9 +67,9 @@ func (s *Session) facts(c *tls.Conn, own tls.Certificate) error {
 	if err != nil {
 		return fmt.Errorf("client: own certificate: %w", err)
 	}
-	s.Exporter = [32]byte(key)
-	s.ServerSPKI = sha256.Sum256(st.PeerCertificates[0].RawSubjectPublicKeyInfo)
-	s.ClientSPKI = sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	s.Exporter = key
+	s.ServerSPKI = channel.SPKI(st.PeerCertificates[0])
+	s.ClientSPKI = channel.SPKI(leaf)
 	return nil
 }
 
