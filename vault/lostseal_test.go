@@ -209,6 +209,9 @@ func orphanOldSecrets(t *testing.T) {
 	must(t, err)
 	req, err := api.ConfigReply(&stripped, cert)
 	must(t, err)
+	for _, other := range r.sleds[:2] { // or they tell it of the true configuration first
+		other.stop()
+	}
 	s.start()
 	s.await("member", func(s *testSled) bool { return s.state() == string(api.StateMember) })
 	tls, err := enroll.SelfClient(key, 1)
@@ -218,6 +221,9 @@ func orphanOldSecrets(t *testing.T) {
 	defer func() { _ = ses.Close() }()
 	if _, err := ses.PrepareAndCommit(t.Context(), req); reason.CodeOf(err) != quorum.CodeOldSecretsMissing {
 		t.Errorf("a configuration without the older secrets: %v", err)
+	}
+	for _, other := range r.sleds[:2] {
+		other.start()
 	}
 	r.changed(rotate) // goes on with the commit
 	opens(t, r.sleds...)
