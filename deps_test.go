@@ -6,6 +6,8 @@ import (
 	"flag"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +34,7 @@ vault/wire, rot/channel < vault/peer;
 vault/wire < vault/unlock;
 vault/wire, rot/channel < vault/api < vault/api/client;
 vault/quorum < vault/rack;
+vault/quorum < vault/quorum/reference;
 vault/rack, vault/api < vault/rack/journal;
 vault/rack/journal, vault/api/client, rot/channel, tpm < vault/rack/controller;
 internal/lockedmem, internal/landlock, sp, sealing, rot/channel, vault/ledger, vault/peer, vault/unlock, vault/api < vault;
@@ -48,6 +51,7 @@ var (
 
 type pkg struct {
 	ImportPath string
+	GoFiles    []string
 	Imports    []string
 	Deps       []string
 	Module     *struct{ Path string }
@@ -55,7 +59,7 @@ type pkg struct {
 
 func list(t *testing.T, args ...string) (out []pkg) {
 	t.Helper()
-	b, err := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps,Module"}, args...)...).Output()
+	b, err := exec.Command("go", append([]string{"list", "-json=ImportPath,GoFiles,Imports,Deps,Module"}, args...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
@@ -168,6 +172,30 @@ func TestDaemonModules(t *testing.T) {
 	for _, dep := range d.Deps {
 		if name, ours := strings.CutPrefix(dep, module); dep == "testing" || ours && (strings.HasPrefix(name, "hwtest") || strings.HasSuffix(name, "test")) {
 			t.Errorf("%s depends on %s", daemonTop, dep)
+		}
+	}
+}
+
+// TestLaxRules shows that no daemon can reach the reference's laxer rules: a node obeys them only with an authority that
+// has the method BelievesPeers, one package declares such a method, and no daemon contains that package.
+func TestLaxRules(t *testing.T) {
+	const only = "vault/quorum/reference"
+	declares := regexp.MustCompile(`(?m)^func \([^)]*\) BelievesPeers\(`)
+	for _, p := range list(t, "./...") {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		for _, f := range p.GoFiles {
+			src, err := os.ReadFile(filepath.Join(filepath.FromSlash(name), f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if have := declares.Match(src); have != (name == only) {
+				t.Errorf("%s/%s declares BelievesPeers: %t", name, f, have)
+			}
+		}
+	}
+	for _, p := range list(t, "./cmd/...") {
+		if strings.HasSuffix(p.ImportPath, "d") && slices.Contains(p.Deps, module+only) {
+			t.Errorf("%s contains %s", p.ImportPath, only)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // This file is the operator's authority (protocol.md §7): nothing else in the package verifies or passes on a signature.
-// A node made by NewWithoutAuthority takes every claim for proven.
+// With a [Credulous] authority every claim is taken for proven.
 
 // proven is a valid configuration whose commit the operator has certified.
 type proven struct {
@@ -19,7 +19,7 @@ type proven struct {
 // proveCommit checks a certificate for a configuration that was validated before. Errors: [CodeCertificateMissing],
 // [CodeCertificateInvalid].
 func (n *Node) proveCommit(c *Configuration, cert *Certificate) (proven, error) {
-	if n.authority == nil {
+	if n.lax {
 		return proven{config: c}, nil
 	}
 	if cert == nil {
@@ -40,7 +40,7 @@ func (n *Node) proveCommit(c *Configuration, cert *Certificate) (proven, error) 
 func (n *Node) checkGrant(r validReconfigure) error {
 	g := r.grant
 	switch {
-	case n.authority == nil:
+	case n.lax:
 		return nil
 	case g == nil:
 		return reason.New(CodeGrantMissing, hintGrant, "quorum: epoch %d: no grant", r.epoch)
@@ -58,7 +58,7 @@ func (n *Node) checkGrant(r validReconfigure) error {
 
 // granted checks the grant that a coordinator passed on before the Prepare of a configuration.
 func (n *Node) granted(c *Configuration, from ident.Baseboard) *refusal {
-	if n.authority == nil {
+	if n.lax {
 		return nil
 	}
 	g := n.peers[from].grant
@@ -88,7 +88,7 @@ func (n *Node) granted(c *Configuration, from ident.Baseboard) *refusal {
 // certified checks the certificate that a peer passed on before a CommitAdvance.
 func (n *Node) certified(c *Configuration, from ident.Baseboard) (proven, *refusal) {
 	var cert *Certificate
-	if n.authority != nil && n.peers[from].proof != nil {
+	if !n.lax && n.peers[from].proof != nil {
 		cert = n.peers[from].proof.Certificate
 	}
 	p, err := n.proveCommit(c, cert)
@@ -101,7 +101,7 @@ func (n *Node) certified(c *Configuration, from ident.Baseboard) (proven, *refus
 // provesExpunged checks that what a peer passed on before an Expunged is a committed configuration of that epoch
 // without this node.
 func (n *Node) provesExpunged(e ident.Epoch, from ident.Baseboard) (proven, *refusal) {
-	if n.authority == nil {
+	if n.lax {
 		return proven{}, nil
 	}
 	proof := n.peers[from].proof
@@ -124,7 +124,7 @@ func (n *Node) provesExpunged(e ident.Epoch, from ident.Baseboard) (proven, *ref
 
 // speaksAuthority reports whether a peer can be sent our own messages, and notes if a message will miss its proof.
 func (n *Node) speaksAuthority(to ident.Baseboard, e ident.Epoch, kind Kind) bool {
-	if n.authority == nil {
+	if n.lax {
 		return false
 	}
 	if p := n.peers[to]; p != nil && p.authority {
@@ -156,8 +156,8 @@ func (n *Node) sendExpunged(to ident.Baseboard, c *Configuration) {
 
 // setAuthority replaces the verifier. What peers passed on is dropped with the old one: it is not verified before use.
 func (n *Node) setAuthority(in SetAuthority) error {
-	if n.authority == nil || in.Authority == nil {
-		return reason.New(CodeConfig, "", "quorum: set authority: the node has none, or it would be taken away")
+	if _, lax := in.Authority.(Credulous); n.lax || lax || in.Authority == nil {
+		return reason.New(CodeConfig, "", "quorum: set authority: it may not be taken away")
 	}
 	n.authority = in.Authority
 	for _, p := range n.peers {

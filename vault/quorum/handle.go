@@ -15,7 +15,7 @@ func (n *Node) message(in PeerMessage) error {
 	case m.Kind == nil:
 		n.note(CodeMalformed, from, 0, "", "no content")
 		return nil
-	case n.authority != nil && n.peers[from] == nil:
+	case !n.lax && n.peers[from] == nil:
 		n.note(CodeNotConnected, from, 0, kind, "")
 		return nil
 	case n.st.Expunged != nil:
@@ -91,7 +91,7 @@ func (n *Node) onGetShare(from ident.Baseboard, e ident.Epoch) error {
 		return nil
 	}
 	if c := n.st.Configs[e]; c != nil && !c.Has(from) {
-		if n.authority == nil || n.st.Certificates[e] != nil {
+		if n.lax || n.st.Certificates[e] != nil {
 			n.sendExpunged(from, c)
 		} else {
 			n.note(CodeNotMember, from, e, KindGetShare, "asks for a share of a configuration without it")
@@ -102,7 +102,7 @@ func (n *Node) onGetShare(from ident.Baseboard, e ident.Epoch) error {
 		return n.sendShare(from, e)
 	}
 	n.note(CodeNoSuchShare, from, e, KindGetShare, "")
-	if p := n.peers[from]; p != nil && n.authority != nil {
+	if p := n.peers[from]; p != nil && !n.lax {
 		p.owed = e
 		if p.authority && n.known.hasRack {
 			n.send(from, NoSuchShare{e})
@@ -161,7 +161,7 @@ func (n *Node) onGetLRTQShare(from ident.Baseboard) {
 }
 
 func (n *Node) onGrant(from ident.Baseboard, k GrantNotice) {
-	if p := n.peers[from]; k.Grant == nil || p == nil || n.authority == nil {
+	if p := n.peers[from]; k.Grant == nil || p == nil || n.lax {
 		n.note(CodeMalformed, from, 0, KindGrant, "no grant, or none expected")
 	} else {
 		p.grant = k.Grant
@@ -169,7 +169,7 @@ func (n *Node) onGrant(from ident.Baseboard, k GrantNotice) {
 }
 
 func (n *Node) onProof(from ident.Baseboard, k CommitProof) {
-	if p := n.peers[from]; k.Certificate == nil || p == nil || n.authority == nil {
+	if p := n.peers[from]; k.Certificate == nil || p == nil || n.lax {
 		n.note(CodeMalformed, from, 0, KindCommitProof, "no certificate, or none expected")
 	} else {
 		p.proof = &k
@@ -183,7 +183,7 @@ func (n *Node) onExpunged(from ident.Baseboard, e ident.Epoch) error {
 	case latest == nil:
 		n.note(CodeUnexpected, from, e, KindExpunged, "this sled never was a member")
 		return nil
-	case n.authority != nil && n.known.certified == 0:
+	case !n.lax && n.known.certified == 0:
 		// Prepared for an epoch that was given up, but never a member: it may still become one.
 		n.note(CodeUnexpected, from, e, KindExpunged, "this sled was in no committed configuration")
 		return nil

@@ -43,7 +43,7 @@ func (l *loader) stopCollecting() {
 // loadSecret answers from memory, or refuses, or makes the request wait and collects shares.
 func (n *Node) loadSecret(in LoadSecret) error {
 	l := &n.loader
-	if n.st.Expunged != nil && n.authority != nil {
+	if n.st.Expunged != nil && !n.lax {
 		return errExpunged(n.st.Expunged)
 	}
 	w := waiter{id: in.ID, epoch: n.known.committedEpoch(), latest: in.Epoch == nil}

@@ -81,6 +81,14 @@ type Authority interface {
 	VerifyCertificate(c *Configuration, cert *Certificate) error
 }
 
+// Credulous marks an authority that takes every claim for proven. A node with one keeps the reference's laxer behaviour
+// wherever logs of the reference show it (protocol.md §11). The only one is in package vault/quorum/reference, which
+// replays those logs and which the daemon does not contain.
+type Credulous interface {
+	Authority
+	BelievesPeers()
+}
+
 // Message is one message between nodes.
 type Message struct {
 	RackID ident.RackID

@@ -55,7 +55,8 @@ type Node struct {
 	id        ident.Baseboard
 	rand      io.Reader
 	alloc     secret.Allocator
-	authority Authority // nil only after NewWithoutAuthority
+	authority Authority
+	lax       bool // the authority is [Credulous]
 	limits    Limits
 
 	st    State
@@ -91,28 +92,18 @@ func New(c Config, st State) (*Node, error) {
 	if c.Authority == nil {
 		return nil, reason.New(CodeConfig, "", "quorum: new node: no authority")
 	}
-	return newNode(c, st)
-}
-
-// NewWithoutAuthority makes a node that believes its peers and its caller as the reference does. It exists to replay
-// logs of the reference and must never meet a network (protocol.md §11).
-func NewWithoutAuthority(c Config, st State) (*Node, error) {
-	c.Authority = nil
-	return newNode(c, st)
-}
-
-func newNode(c Config, st State) (*Node, error) {
 	if c.Rand == nil || c.Alloc == nil {
 		return nil, reason.New(CodeConfig, "", "quorum: new node: no randomness or no allocator")
 	}
 	if err := c.ID.Validate(); err != nil {
 		return nil, reason.Wrap(err, CodeConfig, "", "quorum: new node")
 	}
-	if err := validateState(c.ID, st, c.Authority != nil); err != nil {
+	_, lax := c.Authority.(Credulous)
+	if err := validateState(c.ID, st, !lax); err != nil {
 		return nil, err
 	}
 	n := &Node{
-		id: c.ID, rand: c.Rand, alloc: c.Alloc, authority: c.Authority, limits: c.Limits.orDefault(),
+		id: c.ID, rand: c.Rand, alloc: c.Alloc, authority: c.Authority, lax: lax, limits: c.Limits.orDefault(),
 		st: st.Clone(), peers: map[ident.Baseboard]*peer{},
 	}
 	n.known = learn(n.st)

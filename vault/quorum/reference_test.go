@@ -7,6 +7,7 @@ import (
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/quorum/quorumtest"
+	"github.com/sledvault/sledvault/vault/quorum/reference"
 	"github.com/sledvault/sledvault/vault/secret"
 )
 
@@ -16,7 +17,7 @@ func TestWithoutAuthority(t *testing.T) {
 	ids := []ident.Baseboard{{Part: "test", Serial: "0"}, {Part: "test", Serial: "1"}, {Part: "test", Serial: "2"}}
 	var nodes []*quorum.Node
 	for i, id := range ids {
-		n, err := quorum.NewWithoutAuthority(quorum.Config{ID: id, Rand: rand.NewChaCha8([32]byte{byte(i)}), Alloc: secret.Heap{}}, quorum.State{})
+		n, err := quorum.New(quorum.Config{Authority: reference.Authority{}, ID: id, Rand: rand.NewChaCha8([32]byte{byte(i)}), Alloc: secret.Heap{}}, quorum.State{})
 		ok(t, err)
 		nodes = append(nodes, n)
 	}

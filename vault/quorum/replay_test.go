@@ -14,6 +14,7 @@ import (
 
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/quorum/reference"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/secret"
 )
@@ -113,7 +114,7 @@ func (r *replay) id(b json.RawMessage) ident.Baseboard {
 
 func (r *replay) boot(id ident.Baseboard, st quorum.State) {
 	r.boots++
-	n, err := quorum.NewWithoutAuthority(quorum.Config{ID: id, Rand: rand.NewChaCha8([32]byte{r.boots}), Alloc: secret.Heap{}}, st)
+	n, err := quorum.New(quorum.Config{Authority: reference.Authority{}, ID: id, Rand: rand.NewChaCha8([32]byte{r.boots}), Alloc: secret.Heap{}}, st)
 	ok(r.t, err)
 	r.nodes[id] = n
 }

@@ -131,7 +131,7 @@ func (n *Node) expunge(e ident.Epoch, from ident.Baseboard) {
 	n.endCoordination("expunged")
 	n.endComputation("expunged")
 	n.endAgreement(errExpunged(n.st.Expunged))
-	if n.authority != nil {
+	if !n.lax {
 		n.failWaiters(errExpunged(n.st.Expunged))
 		n.loader.destroy()
 	}
