@@ -1,6 +1,9 @@
 // Package quorumtest drives quorum nodes without a network: a fake authority, a cluster whose messages are delivered one
 // by one, and a simulation that breaks everything it may break and checks the invariants after every event.
 //
+// Who wants to follow a run sets [Cluster.Watch] (a [Sim] has it too): it is told of every event, who did what, and
+// [Sim.View] shows what every sled holds and what the controller's journal says right after it.
+//
 // Everything follows from one seed, so that a failure can be repeated and shrunk. It owns no protocol rules; those are
 // docs/protocol.md §12.
 package quorumtest

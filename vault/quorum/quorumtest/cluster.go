@@ -22,6 +22,8 @@ type Cluster struct {
 	Save func(s *Sled, st quorum.State) error
 	// Seen gets the effects of every step after they are released and before they are sent; may be nil.
 	Seen func(s *Sled, fx *quorum.Effects)
+	// Watch is told of every event; may be nil. See [Event].
+	Watch func(Event)
 
 	index map[ident.Baseboard]int
 	queue [][]fifo // [from][to]
@@ -29,6 +31,8 @@ type Cluster struct {
 	busy  []pair   // pairs with messages on their way, in no particular order
 	seed  uint64
 	boots uint64
+
+	events uint64 // told so far
 }
 
 // Sled is one simulated sled. Node is nil while it is down.
@@ -98,6 +102,7 @@ func (c *Cluster) Start(s *Sled) error {
 		return err
 	}
 	s.Node = n
+	c.emit(Event{Kind: EventStart, Sled: s})
 	return nil
 }
 
@@ -118,6 +123,7 @@ func (r randReader) Read(b []byte) (int, error) {
 // Crash takes a sled down. Its connections break.
 func (c *Cluster) Crash(s *Sled) {
 	s.Node = nil
+	c.emit(Event{Kind: EventCrash, Sled: s})
 	for _, o := range c.Sleds {
 		c.Disconnect(s, o)
 	}
@@ -180,6 +186,7 @@ func (c *Cluster) Do(s *Sled, in quorum.Input) (fx quorum.Effects, err error) {
 	}
 	out, err := s.Node.Step(in)
 	if err != nil {
+		c.emitStep(s, in, nil, err)
 		return fx, err
 	}
 	fx, err = out.Durable(func(st quorum.State) error {
@@ -190,9 +197,11 @@ func (c *Cluster) Do(s *Sled, in quorum.Input) (fx quorum.Effects, err error) {
 		return nil
 	})
 	if err != nil {
+		c.emitStep(s, in, nil, err)
 		c.Crash(s)
 		return fx, fmt.Errorf("%w: %w", ErrDown, err)
 	}
+	c.emitStep(s, in, &fx, nil)
 	if c.Seen != nil {
 		c.Seen(s, &fx)
 	}

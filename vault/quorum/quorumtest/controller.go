@@ -8,6 +8,7 @@ import (
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/secret"
 )
@@ -43,6 +44,32 @@ type change struct {
 	certificate *quorum.Certificate
 }
 
+// told tells the watcher that the controller moved on.
+func (s *Sim) told(what string) { s.emit(Event{Kind: EventController, Text: what}) }
+
+// View is a snapshot of the whole rack.
+func (s *Sim) View() View {
+	v := View{Nodes: s.Nodes(), Controller: ControllerView{Up: true, Highest: s.ctl.next}}
+	c := s.ctl.latest
+	if c == nil {
+		return v
+	}
+	v.Controller = ControllerView{
+		Up: true, Highest: s.ctl.next, Epoch: c.epoch, LastCommitted: c.last, Coordinator: c.coordinator.ID, Threshold: c.k,
+		NeedAcks: int(c.k) + c.z, Phase: [...]rack.Phase{rack.Preparing, rack.Decided, rack.Aborted}[c.op],
+	}
+	for _, m := range c.members {
+		v.Controller.Members = append(v.Controller.Members, m.ID)
+		if c.acked[m.Index] {
+			v.Controller.Acked = append(v.Controller.Acked, m.ID)
+		}
+		if c.done[m.Index] {
+			v.Controller.Committed = append(v.Controller.Committed, m.ID)
+		}
+	}
+	return v
+}
+
 func (c *controller) lastCommitted() *change {
 	if len(c.committed) == 0 {
 		return nil
@@ -74,6 +101,7 @@ func (s *Sim) reconfigure(a Action) {
 	}
 	if l := s.ctl.latest; l != nil && l.op == opPreparing {
 		l.op = opAborted
+		s.told("abort")
 		s.fault(FaultPreempted)
 	}
 	s.ask(coordinator, members, ident.Threshold(2+int(a.C>>4)%(len(members)-2)))
@@ -110,10 +138,12 @@ func (s *Sim) ask(coordinator *Sled, members []*Sled, k ident.Threshold) {
 		c.last = last.epoch
 	}
 	s.ctl.latest = c
+	s.told("begin")
 	c.request = s.Request(coordinator, c.epoch, c.last, k, members...)
 	_, err := s.do(coordinator, c.request)
 	if errors.Is(err, ErrDown) {
 		c.op = opAborted
+		s.told("abort")
 		return
 	}
 	s.check(P8, err == nil, "reconfigure epoch %d at %s: %v", c.epoch, coordinator.ID, err)
@@ -147,6 +177,7 @@ func (s *Sim) poll() {
 	}
 	if !c.coordinator.Up() || s.boot[c.coordinator.Index] != c.boot {
 		c.op = opAborted
+		s.told("abort")
 		return
 	}
 	s.check(P18, c.coordinator.Node.Roles().Coordinating == c.epoch, "%s no longer coordinates epoch %d", c.coordinator.ID, c.epoch)
@@ -194,6 +225,7 @@ func (s *Sim) decide(c *change) {
 	s.truth[c.epoch] = truth
 	c.op = opCommitted
 	s.ctl.committed = append(s.ctl.committed, c)
+	s.told("decide")
 }
 
 // checkOldSecrets is X8: a committed configuration carries exactly the older committed secrets.
@@ -244,6 +276,7 @@ func (s *Sim) commit(c *change, m *Sled) {
 	for _, r := range fx.Replies {
 		if r.ID == 0 && r.Status == quorum.Committed {
 			c.done[m.Index] = true
+			s.told("committed")
 			s.check(P3, m.Disk.Commits[c.epoch] && m.Disk.Prepared(c.epoch), "%s says that epoch %d is committed", m.ID, c.epoch)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -83,6 +84,42 @@ func TestSimulationRepeats(t *testing.T) {
 	for range 3 {
 		if h, tb := trace(); h != hash || tb != table {
 			t.Fatal("two runs of one seed differ")
+		}
+	}
+}
+
+// TestWatch: a watcher hears of everything, in order, and sees what it led to.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	s := NewSim(42, &Table{})
+	kinds, seq := map[EventKind]int{}, uint64(0)
+	s.Watch = func(e Event) {
+		kinds[e.Kind]++
+		if seq++; e.Seq != seq {
+			t.Fatalf("event %d comes as number %d", e.Seq, seq)
+		}
+		v := s.View()
+		switch e.Kind {
+		case EventStart, EventCrash:
+			if v.Nodes[e.Sled.Index].Up != (e.Kind == EventStart) {
+				t.Errorf("event %d: %s of %s, up: %t", e.Seq, e.Kind, e.Sled.ID, v.Nodes[e.Sled.Index].Up)
+			}
+		case EventStep:
+			if e.Effects != nil && e.Effects.Committed != 0 && !slices.Contains(v.Nodes[e.Sled.Index].Commits, e.Effects.Committed) {
+				t.Errorf("event %d: %s committed %d, the view has %v", e.Seq, e.Sled.ID, e.Effects.Committed, v.Nodes[e.Sled.Index].Commits)
+			}
+		case EventController:
+			if v.Controller.Epoch == 0 || v.Controller.Epoch > v.Controller.Highest {
+				t.Errorf("event %d: %s: %+v", e.Seq, e.Text, v.Controller)
+			}
+		}
+	}
+	if err := s.Run(Generate(42, actionsPerRun)); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []EventKind{EventStep, EventStart, EventCrash, EventController} {
+		if kinds[k] == 0 {
+			t.Errorf("no %s in a whole run", k)
 		}
 	}
 }
