@@ -22,6 +22,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 const lattice = `
 NONE < vault/ident, vault/reason, vault/secret, internal/lockedmem, internal/landlock;
 vault/ident, vault/secret < vault/gfss < vault/keys;
+vault/gfss, vault/reason, vault/keys < vault/lrtq < vault/quorum;
 vault/reason, vault/keys < vault/quorum;
 vault/quorum < vault/wire < rot/enroll;
 vault/ident, vault/reason < sp/frame < sp;
@@ -43,7 +44,7 @@ internal/lockedmem, internal/landlock, sp, sealing, rot/channel, vault/ledger, v
 // pure packages touch nothing but their arguments. vault/secret may wipe and redact (runtime, log/slog), and lock,
 // since a secret may be destroyed while it is lent.
 var (
-	pure      = []string{"vault/ident", "vault/secret", "vault/gfss", "vault/keys", "vault/quorum", "vault/rack"}
+	pure      = []string{"vault/ident", "vault/secret", "vault/gfss", "vault/keys", "vault/lrtq", "vault/quorum", "vault/rack"}
 	impure    = []string{"os", "net", "time", "context", "sync", "log", "log/slog", "crypto/rand", "math/rand", "math/rand/v2", "unsafe", "runtime"}
 	exempt    = map[string][]string{"vault/secret": {"log/slog", "runtime", "sync"}}
 	daemonTop = "cmd/sledvaultd"
