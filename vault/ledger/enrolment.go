@@ -176,7 +176,12 @@ func (l *Ledger) writeSet(set []byte) error {
 // maxAside is how many sets of old files a folder keeps.
 const maxAside = 1000
 
-// MoveAside renames ledger, observations and enrolment set in both folders, for the re-enrolment of a sled that lost its
+// aside names the files of one life of a sled.
+func aside() []string {
+	return []string{LedgerFile, ObservedFile, NetworkFile, EnrolmentFile, PreviousFile}
+}
+
+// MoveAside renames ledger, observations, network configuration and enrolment set in both folders, for the re-enrolment of a sled that lost its
 // seal. Nothing is deleted. Files that are not there are passed over; a missing folder is an error.
 func MoveAside(dirs [2]string) error {
 	for i, path := range dirs {
@@ -197,7 +202,7 @@ func moveAside(path string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{LedgerFile, ObservedFile, EnrolmentFile, PreviousFile} {
+	for _, name := range aside() {
 		if err := dir.Rename(name, name+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -209,7 +214,7 @@ func freeSuffix(dir *osFolder) (string, error) {
 	for n := 1; n <= maxAside; n++ {
 		suffix := fmt.Sprintf(".old-%d", n)
 		free := true
-		for _, name := range []string{LedgerFile, ObservedFile, EnrolmentFile, PreviousFile} {
+		for _, name := range aside() {
 			if _, err := dir.root.Lstat(name + suffix); err == nil {
 				free = false
 			}

@@ -24,6 +24,7 @@ import (
 const (
 	LedgerFile    = "ledger.sv"
 	ObservedFile  = "observed.sv"
+	NetworkFile   = "network.sv"
 	EnrolmentFile = "enrolment.cbor"
 	PreviousFile  = "enrolment-before.cbor" // the set before the last change of keys
 )
@@ -123,6 +124,8 @@ type Ledger struct {
 	newest     *File // what stands on the media
 	observed   Observed
 	obsNumber  uint64
+	network    Network
+	netNumber  uint64
 
 	status atomic.Pointer[Status]
 }

@@ -1,20 +1,12 @@
 package ledger
 
 import (
-	"cmp"
 	"context"
-	"crypto/hkdf"
-	"crypto/sha256"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
 	"slices"
 
 	"github.com/fxamacker/cbor/v2"
-	"golang.org/x/crypto/chacha20poly1305"
 
 	"github.com/sledvault/sledvault/vault/reason"
 )
@@ -74,11 +66,12 @@ const (
 	maxObserved = 2 << 20 // bytes of the file
 )
 
-const (
-	observedMagic   = "svobserv"
-	observedVersion = 1
-	observedLabel   = "sledvault/observed/v1"
-)
+const observedVersion = 1
+
+// observedFile is the kind of the observations' file.
+func observedFile() uncounted {
+	return uncounted{ObservedFile, "svobserv", observedVersion, "sledvault/observed/v1", maxObserved, "observed", CodeObserved}
+}
 
 // AddRelease records a key release; the oldest makes room.
 func (o *Observed) AddRelease(r Release) { o.Releases = append(newest(o.Releases, maxReleases-1), r) }
@@ -165,110 +158,26 @@ func (l *Ledger) Observed() Observed {
 
 // SaveObserved stores the observations on both media, without a counter step. One medium is enough; when neither takes
 // them that is an error, and what they announce (a key release, say) must not happen. The ledger goes on.
-func (l *Ledger) SaveObserved(_ context.Context, o Observed) error {
+func (l *Ledger) SaveObserved(ctx context.Context, o Observed) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
 		return errStopped
 	}
 	o = o.bounded()
-	data, err := l.encodeObserved(o, l.obsNumber+1)
-	if err != nil {
-		return reason.Wrap(err, CodeObserved, "", "ledger: encode observations")
-	}
-	l.obsNumber++
-	var errs [2]error
-	for i := range l.folders {
-		errs[i] = fmt.Errorf("ledger: copy %s: no medium", copyName(i))
-		if l.folders[i] != nil {
-			errs[i] = replace(l.folders[i], ObservedFile, data, func(step string) error { return l.cfg.hook("observed/" + copyName(i) + "/" + step) })
-		}
-		if aborted(errs[i]) {
-			l.stopped = true
-			return errs[i]
-		}
-		l.cfg.count(CodeDegraded, i, errs[i])
-	}
-	if errs[0] != nil && errs[1] != nil {
-		return reason.Wrap(errors.Join(errs[0], errs[1]), CodeObserved, hintFolder, "ledger: observations not saved")
-	}
-	l.observed = o.clone()
-	return nil
-}
-
-func (l *Ledger) observedKey() (key []byte, err error) {
-	err = l.sealer.Key().Use(func(k []byte) error {
-		key, err = hkdf.Key(sha256.New, k, nil, observedLabel, chacha20poly1305.KeySize)
-		return err
-	})
-	return key, err
-}
-
-// head is what stands in clear: magic, version, rack, baseboard, number of the save. It is the associated data.
-func (l *Ledger) head(number uint64) []byte {
-	b := append(make([]byte, 0, 256), observedMagic...)
-	b = binary.BigEndian.AppendUint16(b, observedVersion)
-	b = append(b, l.cfg.Rack[:]...)
-	b = append16(b, []byte(l.cfg.Baseboard.Part))
-	b = append16(b, []byte(l.cfg.Baseboard.Serial))
-	return binary.BigEndian.AppendUint64(b, number)
-}
-
-func (l *Ledger) encodeObserved(o Observed, number uint64) ([]byte, error) {
 	enc, _, err := codec()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	plain, err := enc.Marshal(o)
 	if err != nil {
-		return nil, err
+		return reason.Wrap(err, CodeObserved, "", "ledger: encode observations")
 	}
-	key, err := l.observedKey()
-	if err != nil {
-		return nil, err
+	if err := l.saveUncounted(ctx, observedFile(), plain, &l.obsNumber); err != nil {
+		return err
 	}
-	defer clear(key)
-	aead, err := chacha20poly1305.NewX(key)
-	if err != nil {
-		return nil, err
-	}
-	head := l.head(number)
-	out := append(make([]byte, 0, len(head)+nonceLen+len(plain)+tagLen), head...)
-	out = out[:len(head)+nonceLen]
-	if _, err := io.ReadFull(l.cfg.Rand, out[len(head):]); err != nil {
-		return nil, err
-	}
-	return aead.Seal(out, out[len(head):], plain, head), nil
-}
-
-// errForeign says that a file of observations is another sled's.
-var errForeign = errors.New("ledger: observations of another sled")
-
-func (l *Ledger) decodeObserved(b []byte) (o Observed, number uint64, err error) {
-	n := len(l.head(0))
-	if len(b) < n+nonceLen+tagLen {
-		return o, 0, formatError("observations of %d bytes, want at least %d", len(b), n+nonceLen+tagLen)
-	}
-	number = binary.BigEndian.Uint64(b[n-8:])
-	head := l.head(number)
-	if string(b[:n]) != string(head) {
-		return o, 0, errForeign
-	}
-	key, err := l.observedKey()
-	if err != nil {
-		return o, 0, err
-	}
-	defer clear(key)
-	aead, err := chacha20poly1305.NewX(key)
-	if err != nil {
-		return o, 0, err
-	}
-	plain, err := aead.Open(nil, b[n:n+nonceLen], b[n+nonceLen:], head)
-	if err != nil {
-		return o, 0, errOpen
-	}
-	o, err = parseObserved(plain)
-	return o, number, err
+	l.observed = o.clone()
+	return nil
 }
 
 // parseObserved reads the plaintext of the observations.
@@ -289,26 +198,12 @@ func parseObserved(plain []byte) (o Observed, err error) {
 // loadObserved takes the newer of both files. Damage is counted, not fatal: the observations start empty.
 func (l *Ledger) loadObserved() error {
 	l.observed = Observed{Version: observedVersion}
-	for i, dir := range l.folders {
-		if dir == nil {
-			continue
-		}
-		raw, err := dir.Read(ObservedFile, maxObserved)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		var o Observed
-		var number uint64
+	l.loadUncounted(observedFile(), &l.obsNumber, func(plain []byte) error {
+		o, err := parseObserved(plain)
 		if err == nil {
-			o, number, err = l.decodeObserved(raw)
+			l.observed = o
 		}
-		if err != nil {
-			l.cfg.count(CodeObserved, i, err)
-			continue
-		}
-		if cmp.Compare(number, l.obsNumber) > 0 {
-			l.observed, l.obsNumber = o, number
-		}
-	}
+		return err
+	})
 	return l.cfg.step("start/observed")
 }

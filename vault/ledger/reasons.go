@@ -20,6 +20,7 @@ const (
 	CodeFolder    reason.Code = "ledger-folder"    // a state folder cannot be used
 	CodeRepaired  reason.Code = "ledger-repaired"  // a copy was written anew from the other
 	CodeObserved  reason.Code = "ledger-observed"  // the file of observations is damaged; it starts empty
+	CodeNetwork   reason.Code = "ledger-network"   // the file of the network configuration is damaged, or cannot be written
 	CodeEnrolment reason.Code = "ledger-enrolment" // the enrolment set cannot be read or written
 )
 

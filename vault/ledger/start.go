@@ -239,7 +239,10 @@ func (s *start) settle(ctx context.Context, best *usable) error {
 	if err := s.raise(ctx, s.sequence); err != nil {
 		return err
 	}
-	return s.loadObserved()
+	if err := s.loadObserved(); err != nil {
+		return err
+	}
+	return s.loadNetwork()
 }
 
 // repair writes the best copy over the other one. If that fails the sled runs on one copy.

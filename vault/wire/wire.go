@@ -60,6 +60,9 @@ const (
 	maxEnvelope = 512 << 10
 )
 
+// MaxNetworkBlob is the largest blob of a NetworkConfig in bytes that is ever sent: each byte takes up to two in a frame.
+const MaxNetworkBlob = 500 << 10
+
 // Ours reports whether a message is not known to the reference, so that it may only be sent to peers that announced
 // [quorum.CapabilityAuthority].
 func Ours(m Msg) bool {
@@ -129,6 +132,7 @@ func (w *writer) msg(m Msg) {
 		w.key("generation")
 		w.uint(m.Generation)
 		w.key("blob")
+		w.checkLen("network configuration", len(m.Blob), MaxNetworkBlob)
 		w.ints(m.Blob)
 	case ProxyRequest:
 		w.variant("ProxyRequest")
