@@ -90,6 +90,30 @@ func (s *testSled) enrolled(o controller.EnrollOptions) (controller.Enrolled, er
 	return controller.Enrolled{}, nil
 }
 
+// TestLostSealSeenBefore: peers that were started since they last saw the sled remember its old counter, and do not take its
+// new life for a rollback.
+func TestLostSealSeenBefore(t *testing.T) {
+	t.Parallel()
+	r, s := rolledBack(t)
+	for _, other := range r.sleds[:2] {
+		other.stop() // writes down what it has seen
+		other.start()
+	}
+	for _, other := range r.sleds[:2] {
+		other.awaitSocket()
+		other.unlocks()
+	}
+	_, err := s.enrolled(controller.EnrollOptions{Again: []string{"sled-3"}})
+	must(t, err)
+	s.hasCommitted(2)
+	for _, other := range r.sleds[:2] {
+		if n := counted(other.status(), "evidence-rollback"); n != 0 {
+			t.Errorf("%s took it for a rollback %d times", other.name, n)
+		}
+	}
+	r.changed(rotate)
+}
+
 // TestLostSeal: a sled that lost its seal comes back only by name, computes its share of the same epoch again, and takes
 // its disks over as it finds them.
 func TestLostSeal(t *testing.T) {

@@ -187,7 +187,7 @@ func (d *Daemon) writeSeen() {
 	err := d.getStore().observe(context.Background(), func(o *ledger.Observed) {
 		o.Peers = make(map[string]ledger.Seen, len(seen))
 		for k, s := range seen {
-			o.Peers[k] = ledger.Seen{Sequence: s.Sequence, Generation: s.Generation, ResetCount: s.ResetCount, RestartCount: s.RestartCount}
+			o.Peers[k] = ledger.Seen{Sequence: s.Sequence, Generation: s.Generation, ResetCount: s.ResetCount, RestartCount: s.RestartCount, Counter: s.Counter}
 		}
 	})
 	if err != nil {
@@ -200,7 +200,7 @@ func (d *Daemon) recallSeen(o ledger.Observed) {
 	d.seenMu.Lock()
 	defer d.seenMu.Unlock()
 	for k, s := range o.Peers {
-		d.seenTPMs[k] = rot.Seen{Known: true, Sequence: s.Sequence, Generation: s.Generation, ResetCount: s.ResetCount, RestartCount: s.RestartCount}
+		d.seenTPMs[k] = rot.Seen{Known: true, Sequence: s.Sequence, Generation: s.Generation, ResetCount: s.ResetCount, RestartCount: s.RestartCount, Counter: s.Counter}
 	}
 }
 

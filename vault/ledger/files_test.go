@@ -191,7 +191,7 @@ func TestObserved(t *testing.T) {
 	o.See("aa", Seen{Sequence: 5, Generation: 4, ResetCount: 3, RestartCount: 2})
 	o.See("aa", Seen{Sequence: 4, Generation: 9, ResetCount: 2, RestartCount: 8})
 	o.See("aa", Seen{ResetCount: 4, RestartCount: 1})
-	if want := (Seen{5, 9, 4, 1}); o.Peers["aa"] != want {
+	if want := (Seen{Sequence: 5, Generation: 9, ResetCount: 4, RestartCount: 1}); o.Peers["aa"] != want {
 		t.Errorf("seen %+v, want %+v", o.Peers["aa"], want)
 	}
 	o.Reasons = []Reason{{Code: "x", Peer: "p", Count: 3, Last: "why"}}

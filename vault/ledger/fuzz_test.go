@@ -40,7 +40,7 @@ func FuzzObserved(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	o := Observed{Peers: map[string]Seen{"aa": {1, 2, 3, 4}}, Alarms: []Alarm{{Code: "c"}}, Releases: []Release{{Disk: "d"}}, Reasons: []Reason{{Code: "r"}}}
+	o := Observed{Peers: map[string]Seen{"aa": {1, 2, 3, 4, [32]byte{5}}, "bb": {1, 2, 3, 4, [32]byte{}}}, Alarms: []Alarm{{Code: "c"}}, Releases: []Release{{Disk: "d"}}, Reasons: []Reason{{Code: "r"}}}
 	raw, err := enc.Marshal(o.bounded())
 	if err != nil {
 		f.Fatal(err)

@@ -27,6 +27,9 @@ type Seen struct {
 	Generation   uint64 `cbor:"2,keyasint" json:"generation"`
 	ResetCount   uint32 `cbor:"3,keyasint" json:"reset_count"`
 	RestartCount uint32 `cbor:"4,keyasint" json:"restart_count"`
+	// Counter is the SHA-256 of the Name of the counter that all this belongs to: a sled that was enrolled anew has another
+	// one and starts anew. All zero, in files of before it was kept, applies to any counter.
+	Counter [32]byte `cbor:"5,keyasint,omitzero" json:"-"`
 }
 
 // Alarm is one thing that an operator should see even after a restart.
@@ -79,12 +82,19 @@ func (o *Observed) AddRelease(r Release) { o.Releases = append(newest(o.Releases
 // AddAlarm records an alarm; the oldest makes room.
 func (o *Observed) AddAlarm(a Alarm) { o.Alarms = append(newest(o.Alarms, maxAlarms-1), a) }
 
-// See raises what is remembered of a peer; nothing ever goes down. The restart count starts anew with each reset.
+// See raises what is remembered of a peer; nothing ever goes down. The restart count starts anew with each reset, and all
+// of it with another counter.
 func (o *Observed) See(ekName string, s Seen) {
 	if o.Peers == nil {
 		o.Peers = map[string]Seen{}
 	}
 	have := o.Peers[ekName]
+	if s.Counter != have.Counter && have.Counter != [32]byte{} && s.Counter != [32]byte{} {
+		have = Seen{}
+	}
+	if s.Counter == [32]byte{} {
+		s.Counter = have.Counter
+	}
 	switch {
 	case s.ResetCount < have.ResetCount:
 		s.ResetCount, s.RestartCount = have.ResetCount, have.RestartCount
