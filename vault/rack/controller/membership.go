@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
+	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/reason"
@@ -282,8 +284,8 @@ func (r *run) begin(ctx context.Context, p *rack.Plan) error {
 	return r.save()
 }
 
-// enrollNew has sleds that are to be added claimed, as sledvault rack enroll does, and the new set told to those that
-// answer. Sleds that do not answer are waited for by what follows.
+// enrollNew has sleds that are to be added claimed, as sledvault rack enroll does, and the new set told to them. It waits
+// for those that do not answer yet.
 func (r *run) enrollNew(ctx context.Context, boards []ident.Baseboard) error {
 	var sleds []Sled
 	for _, s := range r.c.file.Sleds {
@@ -291,14 +293,30 @@ func (r *run) enrollNew(ctx context.Context, boards []ident.Baseboard) error {
 			sleds = append(sleds, s)
 		}
 	}
-	if len(sleds) == 0 {
-		return nil
-	}
-	_, err := r.c.enroll(ctx, sleds, again{members: r.members()})
-	for _, b := range boards {
-		if rec, ok := r.c.set.Find(b); ok && !rec.Live() {
-			return errHoldsState(r.c.label(b))
+	for pause := retryFirst; len(sleds) > 0; pause = min(2*pause, retryLast) {
+		found, err := r.c.enroll(ctx, sleds, again{members: r.members()})
+		if err := r.holdState(found); err != nil {
+			return err
+		}
+		if err == nil || reason.RemedyOf(err) != reason.Retry {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
 		}
 	}
-	return err
+	return nil
+}
+
+// holdState refuses removed sleds that answer and still know the rack: those that do not answer may have been reset.
+func (r *run) holdState(found []Enrolled) error {
+	for _, e := range found {
+		knows := slices.Contains([]api.State{api.StateClaimed, api.StateMember, api.StateExpunged}, e.found)
+		if rec, ok := r.c.set.Find(e.board); knows && ok && !rec.Live() {
+			return errHoldsState(r.c.label(e.board))
+		}
+	}
+	return nil
 }
