@@ -1,6 +1,7 @@
 package quorum_test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/quorum/quorumtest"
+	"github.com/sledvault/sledvault/vault/quorum/reference"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/secret"
 )
@@ -92,11 +94,18 @@ func (s *story) effects(at *quorumtest.Sled, fx *quorum.Effects) {
 	}
 }
 
+func ofConfig(c *quorum.Configuration) string {
+	if c == nil {
+		return ", empty"
+	}
+	return fmt.Sprintf(" %d", c.Epoch)
+}
+
 func describe(from, to *quorumtest.Sled, k quorum.MessageKind) string {
 	line := fmt.Sprintf("%s -> %s  %s", from.ID.Serial, to.ID.Serial, quorum.KindOf(k))
 	switch k := k.(type) {
 	case quorum.Prepare:
-		line += fmt.Sprintf(" %d", k.Config.Epoch)
+		line += ofConfig(k.Config)
 	case quorum.PrepareAck:
 		line += fmt.Sprintf(" %d", k.Epoch)
 	case quorum.GetShare:
@@ -106,11 +115,15 @@ func describe(from, to *quorumtest.Sled, k quorum.MessageKind) string {
 	case quorum.ExpungedNotice:
 		line += fmt.Sprintf(" %d", k.Epoch)
 	case quorum.CommitAdvance:
-		line += fmt.Sprintf(" %d", k.Config.Epoch)
+		line += ofConfig(k.Config)
 	case quorum.GrantNotice:
-		line += fmt.Sprintf(" %d", k.Grant.Epoch)
+		if k.Grant != nil {
+			line += fmt.Sprintf(" %d", k.Grant.Epoch)
+		}
 	case quorum.CommitProof:
-		line += fmt.Sprintf(" %d", k.Certificate.Epoch)
+		if k.Certificate != nil {
+			line += fmt.Sprintf(" %d", k.Certificate.Epoch)
+		}
 	case quorum.NoSuchShare:
 		line += fmt.Sprintf(" %d", k.Epoch)
 	}
@@ -152,7 +165,10 @@ func (s *story) several(t *testing.T, d *datadriven.TestData, key string) (out [
 }
 
 func (s *story) do(sled *quorumtest.Sled, in quorum.Input) {
-	if err := s.Step(sled, in); err != nil {
+	switch err := s.Step(sled, in); {
+	case errors.Is(err, quorumtest.ErrDown):
+		s.say("    %s: stopped: %v", sled.ID.Serial, err)
+	case err != nil:
 		s.say("    %s: refused: %s: %v", sled.ID.Serial, short(reason.CodeOf(err)), err)
 	}
 }
@@ -178,16 +194,23 @@ func (s *story) play(t *testing.T, d *datadriven.TestData) {
 	case "commit":
 		s.commit(t, d)
 	case "prepare-and-commit":
-		from := s.at(t, d, "from")
-		s.prepareAndCommit(t, d, from.Disk.Configs[s.epoch(d, "epoch")])
+		c := s.last[s.epoch(d, "epoch")]
+		if s.arg(d, "from", "") != "" {
+			c = s.at(t, d, "from").Disk.Configs[s.epoch(d, "epoch")]
+		}
+		s.prepareAndCommit(t, d, c)
 	case "load":
 		s.load(t, d)
 	case "agree":
-		s.do(s.at(t, d, "at"), quorum.CheckAgreement{ID: quorum.RequestID(s.epoch(d, "id")), Epoch: s.epoch(d, "epoch")})
+		for i := range max(1, s.epoch(d, "count")) {
+			s.do(s.at(t, d, "at"), quorum.CheckAgreement{ID: quorum.RequestID(s.epoch(d, "id") + i), Epoch: s.epoch(d, "epoch")})
+		}
 	case "clear":
 		s.do(s.at(t, d, "at"), quorum.ClearSecrets{})
 	case "cancel":
-		s.do(s.at(t, d, "at"), quorum.CancelLoad{ID: quorum.RequestID(s.epoch(d, "id"))})
+		for i := range max(1, s.epoch(d, "count")) {
+			s.do(s.at(t, d, "at"), quorum.CancelLoad{ID: quorum.RequestID(s.epoch(d, "id") + i)})
+		}
 	case "crash":
 		s.Crash(s.at(t, d, "at"))
 	case "fail-save":
@@ -201,7 +224,7 @@ func (s *story) play(t *testing.T, d *datadriven.TestData) {
 	case "state":
 		s.state(t, d)
 	default:
-		d.Fatalf(t, "unknown command %q", d.Cmd)
+		s.stage(t, d)
 	}
 }
 
@@ -216,7 +239,8 @@ func (s *story) begin(t *testing.T, d *datadriven.TestData) {
 	s.Cluster = quorumtest.NewCluster(7, names...)
 	s.last, s.shares = map[ident.Epoch]*quorum.Configuration{}, map[ident.Epoch][]gfss.Share{}
 	if plain := s.Sled(s.arg(d, "reference", "")); plain != nil {
-		plain.Capabilities = nil
+		plain.Capabilities, plain.Authority = nil, reference.Authority{}
+		ok(t, s.Start(plain))
 	}
 	s.Seen = s.effects
 	s.Save = func(sled *quorumtest.Sled, st quorum.State) error {
@@ -240,7 +264,8 @@ func (s *story) deliver(t *testing.T, d *datadriven.TestData) {
 		return
 	}
 	from, to := s.at(t, d, "from"), s.at(t, d, "to")
-	for s.Pending(from, to) > 0 {
+	left := s.epoch(d, "count") // none means all
+	for n := ident.Epoch(0); s.Pending(from, to) > 0 && (left == 0 || n < left); n++ {
 		before := s.out.String()
 		s.out.Reset()
 		m, _, err := s.Deliver(from, to)
@@ -257,6 +282,15 @@ func (s *story) reconfigure(t *testing.T, d *datadriven.TestData) {
 	t.Helper()
 	at := s.at(t, d, "at")
 	r := s.Request(at, s.epoch(d, "epoch"), s.epoch(d, "last"), ident.Threshold(s.epoch(d, "threshold")), s.several(t, d, "members")...)
+	if s.arg(d, "last", "") == "0" { // given as 0, which is not the same as left out
+		r.LastCommitted = new(ident.Epoch)
+	}
+	for n := s.epoch(d, "nameless"); n > 0; n-- {
+		r.Members = append(r.Members, ident.Baseboard{})
+	}
+	if r.RackID = s.rackID(d); r.RackID != quorumtest.RackID() {
+		r.Grant = s.Grant(at, r)
+	}
 	switch s.arg(d, "grant", "") {
 	case "none":
 		r.Grant = nil
@@ -265,6 +299,9 @@ func (s *story) reconfigure(t *testing.T, d *datadriven.TestData) {
 		r.Grant = other.Grant
 	case "forged":
 		r.Grant.Signature[0] ^= 1
+	case "upgrade":
+		r.Grant.LRTQUpgrade = true
+		s.Auth.SignGrant(r.Grant)
 	}
 	s.do(at, r)
 }
@@ -284,13 +321,21 @@ func (s *story) commit(t *testing.T, d *datadriven.TestData) {
 	t.Helper()
 	e := s.epoch(d, "epoch")
 	for _, at := range s.several(t, d, "at") {
-		s.do(at, quorum.Commit{RackID: quorumtest.RackID(), Epoch: e, Certificate: s.certificate(d, at.Disk.Configs[e])})
+		c := at.Disk.Configs[e]
+		if other := s.epoch(d, "of"); other != 0 {
+			c = at.Disk.Configs[other]
+		}
+		s.do(at, quorum.Commit{RackID: s.rackID(d), Epoch: e, Certificate: s.certificate(d, c)})
 	}
 }
 
 func (s *story) prepareAndCommit(t *testing.T, d *datadriven.TestData, c *quorum.Configuration) {
 	t.Helper()
-	s.do(s.at(t, d, "at"), quorum.PrepareAndCommit{Config: c, Certificate: s.certificate(d, c)})
+	cert := s.certificate(d, c)
+	if other := s.epoch(d, "of"); other != 0 {
+		cert = s.certificate(d, s.at(t, d, "at").Disk.Configs[other])
+	}
+	s.do(s.at(t, d, "at"), quorum.PrepareAndCommit{Config: c, Certificate: cert})
 }
 
 func (s *story) load(t *testing.T, d *datadriven.TestData) {
@@ -299,7 +344,10 @@ func (s *story) load(t *testing.T, d *datadriven.TestData) {
 	if e := s.epoch(d, "epoch"); e != 0 {
 		in.Epoch = &e
 	}
-	s.do(s.at(t, d, "at"), in)
+	for range max(1, s.epoch(d, "count")) {
+		s.do(s.at(t, d, "at"), in)
+		in.ID++
+	}
 }
 
 func (s *story) restart(t *testing.T, d *datadriven.TestData) {
@@ -315,76 +363,6 @@ func (s *story) restart(t *testing.T, d *datadriven.TestData) {
 	if s.arg(d, "alone", "") == "" {
 		s.ConnectAll()
 	}
-}
-
-// forge prepares a configuration that the named sled made up, for use with send.
-func (s *story) forge(t *testing.T, d *datadriven.TestData) {
-	t.Helper()
-	by, e := s.at(t, d, "by"), s.epoch(d, "epoch")
-	var ids []ident.Baseboard
-	for _, m := range s.several(t, d, "members") {
-		ids = append(ids, m.ID)
-	}
-	s.last[e], s.shares[e] = quorumtest.Forge(99, by.ID, e, ident.Threshold(s.epoch(d, "threshold")), nil, ids...)
-}
-
-// send lets a sled say something that its node would not. The configuration is the forged one of the epoch, or the
-// one that the sled has stored.
-func (s *story) send(t *testing.T, d *datadriven.TestData) {
-	t.Helper()
-	from, to, e := s.at(t, d, "from"), s.at(t, d, "to"), s.epoch(d, "epoch")
-	c := s.last[e]
-	if c == nil {
-		c = from.Disk.Configs[e]
-	}
-	var k quorum.MessageKind
-	switch s.arg(d, "kind", "") {
-	case "prepare":
-		k = s.prepare(t, d, c, to)
-	case "grant": // what the operator would have signed, with a signature of its own
-		g := &quorum.Grant{RackID: c.RackID, Epoch: c.Epoch, Coordinator: c.Coordinator, Threshold: c.Threshold}
-		for _, m := range c.Members {
-			g.Members = append(g.Members, m.ID)
-		}
-		k = quorum.GrantNotice{Grant: g}
-	case "proof":
-		cert := s.certificate(d, c)
-		if other := s.epoch(d, "of"); other != 0 {
-			cert = s.certificate(d, from.Disk.Configs[other])
-		}
-		k = quorum.CommitProof{Config: c, Certificate: cert}
-		if s.arg(d, "config", "") == "no" {
-			k = quorum.CommitProof{Certificate: cert}
-		}
-	case "commit-advance":
-		k = quorum.CommitAdvance{Config: c}
-	case "expunged":
-		k = quorum.ExpungedNotice{Epoch: e}
-	case "get-share":
-		k = quorum.GetShare{Epoch: e}
-	default:
-		d.Fatalf(t, "unknown kind")
-	}
-	m := quorum.Message{RackID: quorumtest.RackID(), Kind: k}
-	s.say("%s", describe(from, to, k))
-	s.do(to, quorum.PeerMessage{From: from.ID, Message: m})
-}
-
-// prepare hands over the receiver's share again, or the forged one; with share=X that of another member.
-func (s *story) prepare(t *testing.T, d *datadriven.TestData, c *quorum.Configuration, to *quorumtest.Sled) quorum.MessageKind {
-	t.Helper()
-	owner := to
-	if s.arg(d, "share", "") != "" {
-		owner = s.at(t, d, "share")
-	}
-	share := owner.Disk.Shares[c.Epoch]
-	if s.last[c.Epoch] != nil {
-		i, _ := c.Index(owner.ID)
-		share = s.shares[c.Epoch][i]
-	}
-	share, err := share.Clone(secret.Heap{})
-	ok(t, err)
-	return quorum.Prepare{Config: c, Share: share}
 }
 
 func serials(ids []ident.Baseboard) string {

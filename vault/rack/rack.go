@@ -2,7 +2,7 @@
 // must be recorded before it may.
 //
 // A change goes preparing → decided → done, or from preparing to aborted. The decision is recorded before the first
-// commit leaves; after it the epoch can no longer be aborted, only finished (protocol.md §13). The core does no I/O: the
+// commit leaves; after it the epoch can no longer be aborted, only finished (rack.md §4). The core does no I/O: the
 // caller saves the [State] after every call that returns true, before it acts on it. Package journal keeps it on disk,
 // package controller talks to the sleds.
 package rack

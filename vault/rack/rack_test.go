@@ -39,7 +39,7 @@ func wantCode(t *testing.T, err error, code reason.Code) {
 	}
 }
 
-// TestTolerance pins the reference's table (protocol.md §13).
+// TestTolerance pins the reference's table (rack.md §4).
 func TestTolerance(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[int]int{3: 0, 4: 0, 5: 1, 8: 1, 9: 2, 15: 2, 16: 3, 23: 3, 24: 4, 32: 4} {

@@ -42,6 +42,7 @@ type Sled struct {
 	Node         *quorum.Node
 	Disk         quorum.State
 	Capabilities []string
+	Authority    quorum.Authority // nil stands for the cluster's
 }
 
 // Up reports whether the sled runs.
@@ -94,8 +95,12 @@ func (c *Cluster) Find(id ident.Baseboard) *Sled {
 // Start boots a sled from its disk, without connections.
 func (c *Cluster) Start(s *Sled) error {
 	c.boots++
+	var authority quorum.Authority = c.Auth
+	if s.Authority != nil {
+		authority = s.Authority
+	}
 	n, err := quorum.New(quorum.Config{
-		ID: s.ID, Alloc: c.Alloc, Authority: c.Auth,
+		ID: s.ID, Alloc: c.Alloc, Authority: authority,
 		Rand: randReader{rand.NewPCG(c.seed, c.boots<<8|uint64(s.Index))},
 	}, s.Disk)
 	if err != nil {
@@ -295,6 +300,16 @@ func (c *Cluster) Duplicate(from, to *Sled) {
 		p := pair{from.Index, to.Index}
 		c.push(p, CloneMessage(c.queue[p.from][p.to].msgs[0]))
 	}
+}
+
+// Lose takes the oldest message off the wire while the connection stays, which no transport may do.
+func (c *Cluster) Lose(from, to *Sled) (m quorum.Message, ok bool) {
+	if c.Pending(from, to) == 0 {
+		return m, false
+	}
+	m = c.pop(pair{from.Index, to.Index})
+	destroy(m.Kind)
+	return m, true
 }
 
 // CloneMessage copies a message with its secrets.
