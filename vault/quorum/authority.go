@@ -36,7 +36,7 @@ func (n *Node) proveCommit(c *Configuration, cert *Certificate) (proven, error) 
 }
 
 // checkGrant checks that a grant is for exactly this request and that the operator signed it. Errors:
-// [CodeGrantMissing], [CodeGrantMismatch], [CodeGrantInvalid], [CodeLRTQUnsupported].
+// [CodeGrantMissing], [CodeGrantMismatch], [CodeGrantInvalid].
 func (n *Node) checkGrant(r validReconfigure) error {
 	g := r.grant
 	switch {
@@ -45,10 +45,8 @@ func (n *Node) checkGrant(r validReconfigure) error {
 	case g == nil:
 		return reason.New(CodeGrantMissing, hintGrant, "quorum: epoch %d: no grant", r.epoch)
 	case g.RackID != r.rack || g.Epoch != r.epoch || g.Coordinator != n.id || g.Threshold != r.threshold ||
-		g.LastCommitted != r.last || !slices.Equal(g.Members, r.members):
+		g.LastCommitted != r.last || g.LRTQUpgrade != r.upgrade || !slices.Equal(g.Members, r.members):
 		return reason.New(CodeGrantMismatch, hintGrant, "quorum: epoch %d: the grant is for another request", r.epoch)
-	case g.LRTQUpgrade:
-		return reason.New(CodeLRTQUnsupported, "", "quorum: epoch %d: upgrade from the older scheme", r.epoch)
 	}
 	if err := n.authority.VerifyGrant(g); err != nil {
 		return reason.Wrap(err, CodeGrantInvalid, hintGrant, "quorum: epoch %d", r.epoch)
@@ -68,11 +66,14 @@ func (n *Node) granted(c *Configuration, from ident.Baseboard) *refusal {
 	case g.RackID != c.RackID || g.Epoch != c.Epoch || g.Coordinator != c.Coordinator || g.Threshold != c.Threshold ||
 		!slices.EqualFunc(g.Members, c.Members, func(id ident.Baseboard, m Member) bool { return id == m.ID }):
 		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "the grant is for epoch %d, or for another membership", g.Epoch)
-	case g.LRTQUpgrade:
-		return refuse(CodeLRTQUnsupported, "", "upgrade from the older scheme")
-	case (g.LastCommitted != 0) != (c.EncryptedSecrets != nil):
-		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "granted on last commit %s, older secrets present: %t",
-			epochText(g.LastCommitted), c.EncryptedSecrets != nil)
+	case g.LRTQUpgrade && g.LastCommitted != 0:
+		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "an upgrade from the older scheme on last commit %d", g.LastCommitted)
+	case (g.LastCommitted != 0 || g.LRTQUpgrade) != (c.EncryptedSecrets != nil):
+		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "granted on last commit %s, upgrade from the older scheme: %t, older secrets present: %t",
+			epochText(g.LastCommitted), g.LRTQUpgrade, c.EncryptedSecrets != nil)
+	case g.LRTQUpgrade && (c.Epoch <= LRTQEpoch || c.oldSecrets() != 1):
+		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "an upgrade carries the one secret of the older scheme to a later epoch: have epoch %d, %d secrets",
+			c.Epoch, c.oldSecrets())
 	case g.LastCommitted >= c.Epoch:
 		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "granted on a commit that is not older")
 	}

@@ -16,10 +16,15 @@ type coordinator struct {
 	config *Configuration // digests are final; the older secrets are in it once preparing
 	shares []gfss.Share   // new shares by member; wiped one by one as members acknowledge
 	acked  []bool         // by member
-	old    *collection    // shares of the last committed epoch; nil once preparing
+	old    *collection    // shares of the last committed epoch, or of the older scheme; nil once preparing
 }
 
 func (c *coordinator) preparing() bool { return c.old == nil }
+
+// collects reports whether shares of that epoch are collected. Those of the older scheme come in messages of their own.
+func (c *coordinator) collects(e ident.Epoch) bool {
+	return c.old != nil && c.old.lrtq == nil && c.old.config.Epoch == e
+}
 
 func (c *coordinator) destroy() {
 	gfss.DestroyAll(c.shares)
@@ -30,12 +35,26 @@ func (c *coordinator) destroy() {
 
 // reconfigure starts a coordination. A request that is being coordinated already succeeds without any effect.
 func (n *Node) reconfigure(in Reconfigure) error {
-	req, repeated, err := n.validateReconfigure(in)
+	req := validReconfigure{rack: in.RackID, epoch: in.Epoch, threshold: in.Threshold, grant: in.Grant}
+	if in.LastCommitted != nil {
+		req.last, req.based = *in.LastCommitted, true
+	}
+	return n.coordinate(in.ID, req, in.Members)
+}
+
+// upgradeLRTQ starts the coordination that brings a rack over from the older scheme.
+func (n *Node) upgradeLRTQ(in UpgradeLRTQ) error {
+	req := validReconfigure{rack: in.RackID, epoch: in.Epoch, threshold: in.Threshold, grant: in.Grant, upgrade: true}
+	return n.coordinate(in.ID, req, in.Members)
+}
+
+func (n *Node) coordinate(id RequestID, req validReconfigure, members []ident.Baseboard) error {
+	req, repeated, err := n.validateRequest(req, members)
 	if err != nil {
 		return err
 	}
 	if repeated {
-		n.reply(Reply{ID: in.ID})
+		n.reply(Reply{ID: id})
 		return nil
 	}
 	c, err := n.newCoordinator(req)
@@ -46,7 +65,7 @@ func (n *Node) reconfigure(in Reconfigure) error {
 	n.endCoordination("replaced by epoch " + epochText(req.epoch))
 	n.coord = c
 	n.note(CodeCoordinating, ident.Baseboard{}, req.epoch, "", "")
-	n.reply(Reply{ID: in.ID})
+	n.reply(Reply{ID: id})
 	if c.preparing() {
 		return n.distribute()
 	}
@@ -77,8 +96,14 @@ func (n *Node) newCoordinator(req validReconfigure) (*coordinator, error) {
 		}
 		c.config.Members[i] = Member{id, digest}
 	}
-	if n.known.committed != nil {
-		err = n.collectFrom(c, n.known.committed)
+	switch {
+	case req.upgrade:
+		c.old = newCollection(c.config)
+		c.old.lrtq, c.old.grant = n.st.LRTQ, req.grant
+		err = c.old.seed(n, n.st.LRTQ.Share)
+	case n.known.committed != nil:
+		c.old = newCollection(n.known.committed)
+		err = c.old.seed(n, n.st.Shares[n.known.committed.Epoch])
 	}
 	if err != nil {
 		c.destroy()
@@ -86,15 +111,14 @@ func (n *Node) newCoordinator(req validReconfigure) (*coordinator, error) {
 	return c, err
 }
 
-// collectFrom seeds the collection of old shares with the own one.
-func (n *Node) collectFrom(c *coordinator, old *Configuration) error {
-	i, _ := old.Index(n.id)
-	own, err := n.st.Shares[old.Epoch].Clone(n.alloc)
+// seed begins a collection with the own share.
+func (c *collection) seed(n *Node, own gfss.Share) error {
+	i, _ := c.config.Index(n.id)
+	own, err := own.Clone(n.alloc)
 	if err != nil {
 		return err
 	}
-	c.old = newCollection(old)
-	c.old.shares[i], c.old.have = own, 1
+	c.shares[i], c.have = own, 1
 	return nil
 }
 
@@ -111,11 +135,16 @@ func (n *Node) endCoordination(why string) {
 // coordinatorShare takes a share of the last committed epoch; with the last one needed, the new configuration is
 // completed and goes out.
 func (n *Node) coordinatorShare(from ident.Baseboard, m ShareReply) error {
-	c := n.coord
-	if c.preparing() || c.old.config.Epoch != m.Epoch {
+	if !n.coord.collects(m.Epoch) {
 		return nil
 	}
-	if added, err := c.old.add(n, from, m.Share); err != nil || !added || !c.old.enough() {
+	return n.coordinatorCollect(from, m.Share)
+}
+
+// coordinatorCollect takes one of the shares that the coordination waits for.
+func (n *Node) coordinatorCollect(from ident.Baseboard, s gfss.Share) error {
+	c := n.coord
+	if added, err := c.old.add(n, from, s); err != nil || !added || !c.old.enough() {
 		return err
 	}
 	enc, err := n.carryOver(c)
@@ -135,13 +164,13 @@ func (n *Node) coordinatorShare(from ident.Baseboard, m ShareReply) error {
 
 // carryOver encrypts the last committed secret and everything older under the new one.
 func (n *Node) carryOver(c *coordinator) (enc keys.EncryptedSecrets, err error) {
-	last, err := gfss.Combine(n.alloc, c.old.present())
+	last, err := c.old.combine(n.alloc)
 	if err != nil {
 		return enc, err
 	}
 	defer last.Destroy()
 	old := keys.OldSecrets{}
-	if o := c.old.config; o.EncryptedSecrets != nil {
+	if o := c.old.config; c.old.lrtq == nil && o.EncryptedSecrets != nil {
 		if old, err = keys.Decrypt(n.alloc, *o.EncryptedSecrets, last, o.RackID, o.Epoch); err != nil {
 			return enc, err
 		}
@@ -156,7 +185,7 @@ func (n *Node) carryOver(c *coordinator) (enc keys.EncryptedSecrets, err error) 
 	for e, s := range old {
 		all[e] = s
 	}
-	all[c.old.config.Epoch] = last
+	all[c.old.epoch()] = last
 	return keys.Encrypt(n.rand, fresh, c.config.RackID, c.config.Epoch, all)
 }
 

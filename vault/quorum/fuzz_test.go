@@ -34,8 +34,16 @@ func FuzzStep(f *testing.F) {
 		if len(b) > 400 {
 			b = b[:400]
 		}
-		c := rack(t, []string{"a", "b", "c", "d", "e"}, 4, 2)
 		in := &tape{b}
+		var c *quorumtest.Cluster
+		if names := []string{"a", "b", "c", "d", "e"}; in.next()%3 != 2 {
+			c = rack(t, names, 4, 2)
+		} else {
+			c = quorumtest.NewCluster(1, names...)
+			_, err := c.BornLRTQ(2, c.Sleds[:4]...)
+			ok(t, err)
+			c.ConnectAll()
+		}
 		for len(in.b) > 0 {
 			at := c.Sleds[in.next()%len(c.Sleds)]
 			if _, err := c.Do(at, invent(c, at, in)); err != nil {
@@ -79,7 +87,7 @@ func invent(c *quorumtest.Cluster, at *quorumtest.Sled, in *tape) quorum.Input {
 		e = ^ident.Epoch(0)
 	}
 	id := quorum.RequestID(in.next() % 4)
-	switch in.next() % 12 {
+	switch in.next() % 13 {
 	case 0:
 		return quorum.PeerUp{Peer: peer.ID, Capabilities: peer.Capabilities[:in.next()%2]}
 	case 1:
@@ -90,6 +98,8 @@ func invent(c *quorumtest.Cluster, at *quorumtest.Sled, in *tape) quorum.Input {
 			last = ident.Epoch(in.next() % 6)
 		}
 		return c.Request(at, e, last, ident.Threshold(in.next()%5), c.Sleds[in.next()%3:3+in.next()%3]...)
+	case 9:
+		return c.Upgrade(at, e, ident.Threshold(in.next()%5), c.Sleds[in.next()%3:3+in.next()%3]...)
 	case 3:
 		config := inventConfig(c, peer, e, in)
 		return quorum.Commit{ID: id, RackID: quorumtest.RackID(), Epoch: e, Certificate: inventCertificate(c, config, in)}
@@ -145,6 +155,10 @@ func inventCertificate(c *quorumtest.Cluster, config *quorum.Configuration, in *
 
 func inventMessage(c *quorumtest.Cluster, peer *quorumtest.Sled, e ident.Epoch, in *tape) quorum.MessageKind {
 	share := gfss.Share{X: byte(in.next())}
+	if old := peer.Disk.LRTQ; old != nil && in.next()%2 == 0 {
+		share, _ = old.Share.Clone(secret.Heap{})
+		return quorum.LRTQShare{Share: share}
+	}
 	if own, have := peer.Disk.Shares[e]; have {
 		share, _ = own.Clone(secret.Heap{})
 	}
@@ -167,6 +181,9 @@ func inventMessage(c *quorumtest.Cluster, peer *quorumtest.Sled, e ident.Epoch, 
 	case 7:
 		return quorum.CommitAdvance{Config: config}
 	case 8:
+		if in.next()%3 == 0 {
+			return quorum.GrantNotice{Grant: c.Upgrade(peer, e, 2, c.Sleds[:3+in.next()%3]...).Grant}
+		}
 		r := c.Request(peer, e, ident.Epoch(in.next()%3), 2, c.Sleds[:3+in.next()%3]...)
 		return quorum.GrantNotice{Grant: r.Grant}
 	case 9:

@@ -35,9 +35,9 @@ func (n *Node) message(in PeerMessage) error {
 	case ShareReply:
 		return n.onShare(from, k)
 	case GetLRTQShare:
-		n.onGetLRTQShare(from)
+		return n.onGetLRTQShare(from)
 	case LRTQShare:
-		n.note(CodeLRTQUnsupported, from, 0, kind, "")
+		return n.onLRTQShare(from, k)
 	case ExpungedNotice:
 		return n.onExpunged(from, k.Epoch)
 	case CommitAdvance:
@@ -145,19 +145,10 @@ func (n *Node) onShare(from ident.Baseboard, m ShareReply) error {
 }
 
 func (n *Node) wantsShare(e ident.Epoch) bool {
-	return n.coord != nil && !n.coord.preparing() && n.coord.old.config.Epoch == e ||
+	return n.coord != nil && n.coord.collects(e) ||
 		n.computer != nil && n.computer.shares.config.Epoch == e ||
 		n.loader.collector != nil && n.loader.collector.config.Epoch == e ||
 		n.agreement != nil && n.agreement.asked && n.agreement.shares.config.Epoch == e
-}
-
-// onGetLRTQShare answers with the news that the older scheme is over. Serving its shares belongs here.
-func (n *Node) onGetLRTQShare(from ident.Baseboard) {
-	if c := n.known.committed; c != nil {
-		n.sendCommitted(from, c)
-		return
-	}
-	n.note(CodeLRTQUnsupported, from, 0, KindGetLRTQShare, "")
 }
 
 func (n *Node) onGrant(from ident.Baseboard, k GrantNotice) {

@@ -3,12 +3,18 @@ package quorum
 import (
 	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/keys"
+	"github.com/sledvault/sledvault/vault/lrtq"
+	"github.com/sledvault/sledvault/vault/secret"
 )
 
-// collection gathers the valid shares of one configuration. It holds copies of its own.
+// collection gathers valid shares from the members of a configuration: those of its epoch or, for an upgrade, those of
+// the older scheme. It holds copies of its own.
 type collection struct {
 	config *Configuration
-	shares []gfss.Share // by member; empty until collected
+	lrtq   *lrtq.Package // what shares of the older scheme must fit; nil when shares of the epoch are collected
+	grant  *Grant        // goes before each request for a share of the older scheme; nil otherwise
+	shares []gfss.Share  // by member; empty until collected
 	have   int
 }
 
@@ -20,11 +26,11 @@ func newCollection(c *Configuration) *collection {
 func (c *collection) add(n *Node, from ident.Baseboard, s gfss.Share) (bool, error) {
 	i, ok := c.config.Index(from)
 	if !ok {
-		n.note(CodeNotMember, from, c.config.Epoch, KindShare, "the sender is not in the configuration")
+		n.note(CodeNotMember, from, c.epoch(), c.kind(), "the sender is not in the configuration")
 		return false, nil
 	}
-	if !checkShare(c.config, i, s) {
-		n.refused(refuse(CodeShareInvalid, AlarmInvalidShare, "the share does not fit its number or digest"), from, c.config.Epoch, KindShare)
+	if !c.fits(i, s) {
+		n.refused(refuse(CodeShareInvalid, AlarmInvalidShare, "the share does not fit its number or digest"), from, c.epoch(), c.kind())
 		return false, nil
 	}
 	if !c.shares[i].Y.IsEmpty() {
@@ -39,7 +45,63 @@ func (c *collection) add(n *Node, from ident.Baseboard, s gfss.Share) (bool, err
 	return true, nil
 }
 
-func (c *collection) enough() bool { return c.have >= int(c.config.Threshold) }
+// epoch is the epoch whose shares are collected.
+func (c *collection) epoch() ident.Epoch {
+	if c.lrtq != nil {
+		return LRTQEpoch
+	}
+	return c.config.Epoch
+}
+
+// kind is the message that brings such a share.
+func (c *collection) kind() Kind {
+	if c.lrtq != nil {
+		return KindLRTQShare
+	}
+	return KindShare
+}
+
+// fits checks a member's share. Shares of the older scheme belong to nobody by number, so no two members may give the
+// same one.
+func (c *collection) fits(member int, s gfss.Share) bool {
+	if c.lrtq == nil {
+		return checkShare(c.config, member, s)
+	}
+	if s.Y.Len() != keys.Size {
+		return false
+	}
+	d, err := s.Digest()
+	if err != nil || !c.lrtq.Has(d) {
+		return false
+	}
+	for i, have := range c.shares {
+		if i == member || have.Y.IsEmpty() {
+			continue
+		}
+		if o, err := have.Digest(); err != nil || o == d {
+			return false
+		}
+	}
+	return true
+}
+
+// want is how many shares rebuild the secret.
+func (c *collection) want() int {
+	if c.lrtq != nil {
+		return int(c.lrtq.Threshold)
+	}
+	return int(c.config.Threshold)
+}
+
+func (c *collection) enough() bool { return c.have >= c.want() }
+
+// combine rebuilds the secret from everything collected.
+func (c *collection) combine(a secret.Allocator) (secret.RackSecret, error) {
+	if c.lrtq != nil {
+		return lrtq.Combine(a, c.present())
+	}
+	return gfss.Combine(a, c.present())
+}
 
 // present lists the collected shares in the order of members.
 func (c *collection) present() []gfss.Share {
@@ -52,20 +114,31 @@ func (c *collection) present() []gfss.Share {
 	return out
 }
 
-// ask sends GetShare to every connected member.
+// ask requests a share from every connected member.
 func (c *collection) ask(n *Node) {
 	for _, m := range c.config.Members {
 		if m.ID != n.id && n.peers[m.ID] != nil {
-			n.send(m.ID, GetShare{c.config.Epoch})
+			c.request(n, m.ID)
 		}
 	}
 }
 
-// askAgain sends GetShare to a member that has just connected, unless its share is there.
+// askAgain requests a share from a member that has just connected, unless its share is there.
 func (c *collection) askAgain(n *Node, to ident.Baseboard) {
 	if i, ok := c.config.Index(to); ok && c.shares[i].Y.IsEmpty() {
-		n.send(to, GetShare{c.config.Epoch})
+		c.request(n, to)
 	}
+}
+
+func (c *collection) request(n *Node, to ident.Baseboard) {
+	if c.lrtq == nil {
+		n.send(to, GetShare{c.config.Epoch})
+		return
+	}
+	if n.speaksAuthority(to, c.config.Epoch, KindGetLRTQShare) {
+		n.send(to, GrantNotice{c.grant})
+	}
+	n.send(to, GetLRTQShare{})
 }
 
 func (c *collection) destroy() { gfss.DestroyAll(c.shares) }

@@ -55,6 +55,8 @@ func (n *Node) loadSecret(in LoadSecret) error {
 	}
 	latest := n.known.committedEpoch()
 	switch {
+	case n.known.committed == nil && n.st.LRTQ != nil:
+		return reason.Later(CodeNoCommitted, hintUpgrade, "quorum: load: the rack still lives by the older scheme")
 	case n.known.committed == nil:
 		return reason.Later(CodeNoCommitted, "initialise the rack, or add this sled to it", "quorum: load: no committed configuration")
 	case w.epoch > latest:

@@ -4,7 +4,8 @@
 //
 // One [Input] goes in, one [Output] comes out; there is no I/O, clock, goroutine or lock inside. The node owns what a
 // sled must remember of its rack ([State]), coordinates new configurations (coordinator.go), computes a share that it
-// missed (keyshare.go) and rebuilds rack secrets from the shares of its peers (loader.go). Effects can only be reached
+// missed (keyshare.go), brings a rack over from the older scheme (lrtq.go) and rebuilds rack secrets from the shares of its
+// peers (loader.go). Effects can only be reached
 // through [Output.Durable], which stores the state first.
 //
 // It refuses everything that its own checks (validate.go) and the operator's signature (authority.go) do not cover:
@@ -175,6 +176,8 @@ func (n *Node) dispatch(in Input) error {
 		return n.message(in)
 	case Reconfigure:
 		return n.reconfigure(in)
+	case UpgradeLRTQ:
+		return n.upgradeLRTQ(in)
 	case Commit:
 		return n.commitRequest(in)
 	case PrepareAndCommit:

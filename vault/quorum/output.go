@@ -37,6 +37,16 @@ type (
 		Threshold     ident.Threshold
 		Grant         *Grant
 	}
+	// UpgradeLRTQ asks this node to coordinate the first configuration after the older scheme (protocol.md §8.6). Its reply
+	// is that of Reconfigure.
+	UpgradeLRTQ struct {
+		ID        RequestID
+		RackID    ident.RackID
+		Epoch     ident.Epoch // at least 2: the older scheme counts as epoch 1
+		Members   []ident.Baseboard
+		Threshold ident.Threshold
+		Grant     *Grant
+	}
 	// Commit asks this node to commit a prepared epoch (protocol.md §8.2).
 	Commit struct {
 		ID          RequestID
@@ -74,6 +84,7 @@ func (PeerUp) input()           {}
 func (PeerDown) input()         {}
 func (PeerMessage) input()      {}
 func (Reconfigure) input()      {}
+func (UpgradeLRTQ) input()      {}
 func (Commit) input()           {}
 func (PrepareAndCommit) input() {}
 func (LoadSecret) input()       {}
@@ -89,8 +100,8 @@ type Envelope struct {
 }
 
 // Reply answers a request that Step accepted; one that it refuses is answered by Step's error and has no Reply. Exactly
-// one of Err and the result fields of the request's kind is meaningful. A Reconfigure that was accepted, now or when the
-// same request came before, has neither.
+// one of Err and the result fields of the request's kind is meaningful. A Reconfigure or UpgradeLRTQ that was accepted, now or
+// when the same request came before, has neither.
 type Reply struct {
 	ID     RequestID
 	Err    error

@@ -17,12 +17,15 @@ const (
 	CodeGrantMissing            reason.Code = "quorum-grant-missing"              // no grant by the operator
 	CodeGrantMismatch           reason.Code = "quorum-grant-mismatch"             // the grant is for something else
 	CodeGrantInvalid            reason.Code = "quorum-grant-invalid"              // the grant's signature does not verify
-	CodeLRTQUnsupported         reason.Code = "quorum-lrtq-unsupported"           // asks for the older scheme
+	CodeUpgradeRunning          reason.Code = "quorum-lrtq-upgrade-running"       // the upgrade from the older scheme is being coordinated
+	CodeUpgradeRequired         reason.Code = "quorum-lrtq-upgrade-required"      // the rack still lives by the older scheme
+	CodeNoLRTQShare             reason.Code = "quorum-no-lrtq-share"              // this sled has no share of the older scheme
+	CodeAlreadyUpgraded         reason.Code = "quorum-lrtq-already-upgraded"      // an epoch is committed; the older scheme is over
 	CodeCoordinatorNotMember    reason.Code = "quorum-coordinator-not-member"     // the coordinator must be in the new group
 	CodeThresholdMismatch       reason.Code = "quorum-threshold-mismatch"         // threshold not below the number of members
 	CodeInvalidMembershipSize   reason.Code = "quorum-invalid-membership-size"    // fewer than 3 or more than 32 members
 	CodeInvalidThreshold        reason.Code = "quorum-invalid-threshold"          // below 2 or above 31
-	CodeInvalidEpoch            reason.Code = "quorum-invalid-epoch"              // epoch 0
+	CodeInvalidEpoch            reason.Code = "quorum-invalid-epoch"              // epoch 0, or epoch 1 for an upgrade from the older scheme
 	CodeInvalidRackID           reason.Code = "quorum-invalid-rack-id"            // belongs to another rack
 	CodeExpunged                reason.Code = "quorum-expunged"                   // this sled is no longer a member
 	CodeLastCommittedMismatch   reason.Code = "quorum-last-committed-mismatch"    // caller and node disagree on the last commit
@@ -96,12 +99,14 @@ const (
 	AlarmUncertifiedCommit  AlarmKind = "uncertified_commit"  // no valid certificate for it
 	AlarmUnprovedExpunge    AlarmKind = "unproved_expunge"    // no valid proof for it
 	AlarmInvalidShare       AlarmKind = "invalid_share"       // a share that does not fit its digest
+	AlarmUngrantedRequest   AlarmKind = "ungranted_request"   // asks for a share of the older scheme without a valid grant
 	AlarmCoordinationFailed AlarmKind = "coordination_failed" // the older secrets cannot be carried over
 	AlarmMixedPolynomial    AlarmKind = "mixed_polynomial"    // shares that fit their digests do not fit each other
 )
 
 const (
 	hintRack     = "compare the rack ids in `sledvault status` of this sled and of the controller"
+	hintUpgrade  = "upgrade it first: sledvault rack upgrade-lrtq"
 	hintGrant    = "send the request through the controller that owns this rack's membership key"
 	hintDisagree = "remove the named coordinator from the rack and rotate again: sledvault rack remove; disks keep their old keys until then"
 	hintExpunged = "reset this sled's state and enrol it again if it should come back"
@@ -138,7 +143,7 @@ func ClassOf(c reason.Code) Class {
 	case CodeCoordinating, CodePreparing, CodeAcked, CodeCoordinationEnded, CodePrepared, CodeCommitted, CodeComputing,
 		CodeComputingEnded, CodeCollecting, CodeLoaded, CodeExpungedNow, CodeComparing, CodeSharesAgree:
 		return Transition
-	case CodeStale, CodeUnexpected, CodeShareNotNeeded, CodeNoSuchShare, CodeExpunged:
+	case CodeStale, CodeUnexpected, CodeShareNotNeeded, CodeNoSuchShare, CodeNoLRTQShare, CodeExpunged:
 		return Routine
 	}
 	return Refusal

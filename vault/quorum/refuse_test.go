@@ -65,7 +65,7 @@ func TestErrorLeavesStateUntouched(t *testing.T) {
 		{"rack", wrongRack, quorum.CodeGrantInvalid},
 		{"doubled", doubled, quorum.CodeInvalidMembers},
 		{"many", many, quorum.CodeInvalidMembershipSize},
-		{"upgrade", upgrade, quorum.CodeLRTQUnsupported},
+		{"upgrade", upgrade, quorum.CodeGrantMismatch},
 		{"epoch 0", zero, quorum.CodeInvalidEpoch},
 		{"last committed", c.Request(a, 6, 3, 2, c.Sleds[:4]...), quorum.CodeLastCommittedMismatch},
 		{"no members", c.Request(a, 6, 1, 2), quorum.CodeCoordinatorNotMember},

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/lrtq"
 )
 
 // Expunged records that a committed configuration no longer contains this node. Once set it is never cleared.
@@ -22,9 +23,12 @@ type State struct {
 	Commits      map[ident.Epoch]bool           // committed epochs; values are always true
 	Certificates map[ident.Epoch]*Certificate   // proofs of commit, by epoch; ours
 	Expunged     *Expunged                      // nil while a member
+	// LRTQ is this sled's package of the older scheme, read from its ledger at the first start; nil where there was none.
+	// It stays for good: the secret of epoch 1 came out of it.
+	LRTQ *lrtq.Package
 }
 
-// Clone copies the maps; configurations, certificates and shares are shared, since nobody changes them.
+// Clone copies the maps; configurations, certificates, shares and the package are shared, since nobody changes them.
 func (s State) Clone() State {
 	s.Configs, s.Shares = maps.Clone(s.Configs), maps.Clone(s.Shares)
 	s.Commits, s.Certificates = maps.Clone(s.Commits), maps.Clone(s.Certificates)
@@ -62,13 +66,20 @@ func (s State) LatestCommittedConfig() *Configuration {
 	return nil
 }
 
-// RackID is the rack id of the latest configuration, committed or not; false if none is known.
+// RackID is the rack id of the latest configuration, committed or not, else that of the older scheme; false if none is
+// known.
 func (s State) RackID() (ident.RackID, bool) {
 	if c := s.LatestConfig(); c != nil {
 		return c.RackID, true
 	}
+	if s.LRTQ != nil {
+		return s.LRTQ.RackID, true
+	}
 	return ident.RackID{}, false
 }
+
+// LRTQOnly reports whether the sled still lives by the older scheme: it has a package and has committed nothing.
+func (s State) LRTQOnly() bool { return s.LRTQ != nil && len(s.Commits) == 0 }
 
 // Prepared reports whether configuration and own share of the epoch are stored.
 func (s State) Prepared(e ident.Epoch) bool {

@@ -18,6 +18,7 @@ type Status struct {
 	Certificates    []ident.Epoch
 	LatestCommitted *Configuration // nil if nothing is committed
 	Expunged        *Expunged
+	LRTQ            bool               // holds a package of the older scheme
 	Coordinator     *CoordinatorStatus // nil unless coordinating
 	KeyShare        *CollectionStatus  // nil unless computing an own share
 	Loader          LoaderStatus
@@ -46,7 +47,8 @@ type LoaderStatus struct {
 	Collecting *CollectionStatus // nil unless collecting
 }
 
-// CollectionStatus says how far a collection of shares has come and who is missing.
+// CollectionStatus says how far a collection of shares has come and who is missing. Epoch 1 of a coordination that upgrades
+// is the older scheme.
 type CollectionStatus struct {
 	Epoch               ident.Epoch
 	Have, Want          int
@@ -58,7 +60,7 @@ type CollectionStatus struct {
 func (n *Node) Status() Status {
 	s := Status{
 		ID: n.id, Configs: Epochs(n.st.Configs), Shares: Epochs(n.st.Shares), Commits: Epochs(n.st.Commits),
-		Certificates: Epochs(n.st.Certificates), LatestCommitted: n.known.committed, Expunged: n.st.Expunged,
+		Certificates: Epochs(n.st.Certificates), LatestCommitted: n.known.committed, Expunged: n.st.Expunged, LRTQ: n.st.LRTQ != nil,
 		Alarms: slices.Clone(n.alarms),
 		Loader: LoaderStatus{Loaded: n.loader.loaded.Epochs(), Waiting: len(n.loader.waiters), Collecting: n.collecting(n.loader.collector)},
 	}
@@ -121,7 +123,7 @@ func (n *Node) collecting(c *collection) *CollectionStatus {
 	if c == nil {
 		return nil
 	}
-	s := &CollectionStatus{Epoch: c.config.Epoch, Have: c.have, Want: int(c.config.Threshold)}
+	s := &CollectionStatus{Epoch: c.epoch(), Have: c.have, Want: c.want()}
 	for i, m := range c.config.Members {
 		switch {
 		case m.ID == n.id || !c.shares[i].Y.IsEmpty():

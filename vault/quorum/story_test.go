@@ -233,6 +233,13 @@ func (s *story) invented(t *testing.T, d *datadriven.TestData, from, to *quorumt
 		return quorum.NoSuchShare{Epoch: e}
 	case "get-lrtq-share":
 		return quorum.GetLRTQShare{}
+	case "lrtq-share": // of the sled that share names
+		share, err := s.at(t, d, "share").Disk.LRTQ.Share.Clone(secret.Heap{})
+		ok(t, err)
+		if s.arg(d, "damage", "") != "" {
+			share.X ^= 0x80
+		}
+		return quorum.LRTQShare{Share: share}
 	}
 	d.Fatalf(t, "unknown kind")
 	return nil

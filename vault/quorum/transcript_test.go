@@ -191,6 +191,13 @@ func (s *story) play(t *testing.T, d *datadriven.TestData) {
 		s.deliver(t, d)
 	case "reconfigure":
 		s.reconfigure(t, d)
+	case "lrtq":
+		sec, err := s.BornLRTQ(int(s.epoch(d, "threshold")), s.several(t, d, "members")...)
+		ok(t, err)
+		s.ConnectAll()
+		s.say("the older scheme's secret is %s", s.name(sec))
+	case "upgrade":
+		s.upgrade(t, d)
 	case "commit":
 		s.commit(t, d)
 	case "prepare-and-commit":
@@ -306,6 +313,22 @@ func (s *story) reconfigure(t *testing.T, d *datadriven.TestData) {
 	s.do(at, r)
 }
 
+func (s *story) upgrade(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
+	at := s.at(t, d, "at")
+	r := s.Upgrade(at, s.epoch(d, "epoch"), ident.Threshold(s.epoch(d, "threshold")), s.several(t, d, "members")...)
+	switch s.arg(d, "grant", "") {
+	case "none":
+		r.Grant = nil
+	case "plain":
+		r.Grant.LRTQUpgrade = false
+		s.Auth.SignGrant(r.Grant)
+	case "forged":
+		r.Grant.Signature[0] ^= 1
+	}
+	s.do(at, r)
+}
+
 func (s *story) certificate(d *datadriven.TestData, c *quorum.Configuration) *quorum.Certificate {
 	if c == nil || s.arg(d, "certificate", "") == "none" {
 		return nil
@@ -394,6 +417,9 @@ func (s *story) state(t *testing.T, d *datadriven.TestData) {
 		s.collection("to compare", st.Agreement)
 		if len(st.Loader.Loaded) > 0 || st.Loader.Waiting > 0 {
 			s.say("   secrets of %v in memory, %d waiting", st.Loader.Loaded, st.Loader.Waiting)
+		}
+		if st.LRTQ {
+			s.say("   has a package of the older scheme")
 		}
 		for _, a := range st.Alarms {
 			s.say("   ALARM %s %d (%s)", a.Kind, a.Epoch, a.From.Serial)

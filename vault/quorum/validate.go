@@ -70,17 +70,29 @@ func validateConfig(c *Configuration) error {
 	return nil
 }
 
-// checkOldSecrets demands that a configuration carries a secret for every older epoch that this node knows as committed.
+// oldSecrets is how many older secrets a valid configuration carries.
+func (c *Configuration) oldSecrets() int {
+	if c.EncryptedSecrets == nil {
+		return 0
+	}
+	return (len(c.EncryptedSecrets.Data) - secretTag) / secretRecord
+}
+
+// checkOldSecrets demands that a configuration carries a secret for every older epoch that this node knows as committed,
+// the older scheme included.
 // Without them the next epoch would lose them for the whole rack.
 func (n *Node) checkOldSecrets(c *Configuration) error {
-	want, have := 0, 0
+	want, have := 0, c.oldSecrets()
+	if n.st.LRTQ != nil {
+		want++
+		if c.Epoch <= LRTQEpoch {
+			return reason.New(CodeOldSecretsMissing, hintUpgrade, "quorum: configuration of epoch %d: that epoch is the older scheme's", c.Epoch)
+		}
+	}
 	for e := range n.st.Commits {
 		if e < c.Epoch {
 			want++
 		}
-	}
-	if c.EncryptedSecrets != nil {
-		have = (len(c.EncryptedSecrets.Data) - secretTag) / secretRecord
 	}
 	if have < want {
 		return reason.New(CodeOldSecretsMissing, "send the configuration as its coordinator made it",
@@ -103,31 +115,32 @@ type validReconfigure struct {
 	rack      ident.RackID
 	epoch     ident.Epoch
 	last      ident.Epoch // last committed; 0 = none
+	based     bool        // a last committed epoch was named
 	members   []ident.Baseboard
 	threshold ident.Threshold
-	grant     *Grant // nil only without authority
+	grant     *Grant // may be nil with a credulous authority
+	upgrade   bool   // from the older scheme
 }
 
 func (a validReconfigure) same(b validReconfigure) bool {
-	return a.rack == b.rack && a.epoch == b.epoch && a.last == b.last && a.threshold == b.threshold &&
+	return a.rack == b.rack && a.epoch == b.epoch && a.last == b.last && a.threshold == b.threshold && a.upgrade == b.upgrade &&
 		slices.Equal(a.members, b.members)
 }
 
-// validateReconfigure checks a request in the order of protocol.md §8.1: form, authority, then the reference's checks.
-// repeated says that this very request is being coordinated already.
-func (n *Node) validateReconfigure(in Reconfigure) (r validReconfigure, repeated bool, err error) {
-	r = validReconfigure{rack: in.RackID, epoch: in.Epoch, threshold: in.Threshold, grant: in.Grant}
-	if in.LastCommitted != nil {
-		r.last = *in.LastCommitted
+// validateRequest checks a request in the order of protocol.md §8.1 and §8.6: form, authority, then the reference's
+// checks. repeated says that this very request is being coordinated already.
+func (n *Node) validateRequest(r validReconfigure, members []ident.Baseboard) (_ validReconfigure, repeated bool, err error) {
+	if len(members) > 8*MaxMembers { // so that nothing below takes long
+		return r, false, checkSizes(len(members), 0)
 	}
-	if len(in.Members) > 8*MaxMembers { // so that nothing below takes long
-		return r, false, checkSizes(len(in.Members), 0)
-	}
-	r.members = ident.SortBaseboards(in.Members)
+	r.members = ident.SortBaseboards(members)
 	if err := checkMembers(r.members, func(b ident.Baseboard) ident.Baseboard { return b }); err != nil {
 		return r, false, err
 	}
 	if err := n.checkGrant(r); err != nil {
+		return r, false, err
+	}
+	if err := n.checkScheme(r); err != nil {
 		return r, false, err
 	}
 	if _, ok := slices.BinarySearchFunc(r.members, n.id, ident.Baseboard.Compare); !ok {
@@ -136,8 +149,11 @@ func (n *Node) validateReconfigure(in Reconfigure) (r validReconfigure, repeated
 	if err := checkSizes(len(r.members), r.threshold); err != nil {
 		return r, false, err
 	}
-	if r.epoch == 0 || (in.LastCommitted != nil && r.last == 0) {
-		return r, false, reason.New(CodeInvalidEpoch, "", "quorum: epoch 0")
+	if lowest := r.lowest(); r.epoch < lowest {
+		return r, false, reason.New(CodeInvalidEpoch, "", "quorum: epoch: have %d, want at least %d", r.epoch, lowest)
+	}
+	if r.based && r.last == 0 {
+		return r, false, reason.New(CodeInvalidEpoch, "leave it out where nothing is committed", "quorum: epoch %d: last committed epoch 0", r.epoch)
 	}
 	repeated, err = n.checkProgress(r)
 	return r, repeated, err
@@ -215,10 +231,21 @@ func validateState(id ident.Baseboard, st State, certified bool) error {
 			"quorum: stored state: "+format, args...)
 	}
 	rack, _ := st.RackID()
+	if p := st.LRTQ; p != nil {
+		if err := p.Validate(); err != nil {
+			return bad("package of the older scheme: %v", err)
+		}
+		if p.RackID != rack {
+			return bad("package of the older scheme: of another rack")
+		}
+	}
 	for _, e := range Epochs(st.Configs) {
 		c := st.Configs[e]
 		if c == nil || c.Epoch != e || c.RackID != rack {
 			return bad("configuration %d: missing, of another epoch or of another rack", e)
+		}
+		if st.LRTQ != nil && e <= LRTQEpoch {
+			return bad("configuration %d: that epoch is the older scheme's", e)
 		}
 		if err := validateConfig(c); err != nil {
 			return bad("%v", err)

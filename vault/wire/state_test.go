@@ -8,6 +8,7 @@ import (
 
 	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/lrtq"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/secret"
@@ -36,6 +37,16 @@ func testState(t testing.TB) LedgerState {
 	}
 }
 
+// testOldState is a state that came from the older scheme.
+func testOldState(t testing.TB) LedgerState {
+	t.Helper()
+	s := testState(t)
+	s.Quorum.LRTQ = &lrtq.Package{
+		RackID: config1().RackID, Threshold: 2, Share: share(t, 7, bytes.Repeat([]byte{5}, 32)...), Digests: [][32]byte{digestOf(0x11), digestOf(0x22), digestOf(0x33)},
+	}
+	return s
+}
+
 func encodeState(t testing.TB, s LedgerState) []byte {
 	t.Helper()
 	p, err := EncodeState(secret.Heap{}, s)
@@ -51,7 +62,7 @@ func encodeState(t testing.TB, s LedgerState) []byte {
 
 func TestState(t *testing.T) {
 	t.Parallel()
-	for name, s := range map[string]LedgerState{"full": testState(t), "empty": {}} {
+	for name, s := range map[string]LedgerState{"full": testState(t), "empty": {}, "older scheme": testOldState(t)} {
 		p, err := EncodeState(secret.Heap{}, s)
 		if err != nil {
 			t.Fatal(err)
@@ -83,6 +94,35 @@ func TestStatePages(t *testing.T) {
 	}
 	if _, err := DecodeState(secret.Heap{}, secret.Plaintext{}); err == nil {
 		t.Error("decoded nothing")
+	}
+}
+
+func TestStateOfOlderSchemeRefuses(t *testing.T) {
+	t.Parallel()
+	good := encodeState(t, testOldState(t))
+	at := bytes.LastIndex(good, []byte{keyLRTQ, 0x86, 0x50})
+	a := &counted{}
+	for name, change := range map[string]func([]byte){
+		"another key":   func(b []byte) { b[at] = 12 },
+		"epoch":         func(b []byte) { b[at+3+16] = 1 },
+		"x":             func(b []byte) { b[at+3+16+2] = 0 },
+		"digests order": func(b []byte) { b[len(b)-66] = 0x44 },
+	} {
+		b := bytes.Clone(good)
+		change(b)
+		if _, err := DecodeStateBytes(a, b); reason.CodeOf(err) == "" || a.live() != 0 {
+			t.Errorf("%s: %v, %d secrets remain", name, err, a.live())
+		}
+	}
+	for n := at; n < len(good); n++ {
+		if _, err := DecodeStateBytes(a, good[:n]); err == nil || a.live() != 0 {
+			t.Fatalf("the first %d bytes: %v, %d secrets remain", n, err, a.live())
+		}
+	}
+	s := testOldState(t)
+	s.Quorum.LRTQ.Digests[0], s.Quorum.LRTQ.Digests[1] = s.Quorum.LRTQ.Digests[1], s.Quorum.LRTQ.Digests[0]
+	if _, err := EncodeState(secret.Heap{}, s); reason.CodeOf(err) != CodeOrder {
+		t.Errorf("unsorted digests: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"slices"
@@ -8,11 +9,12 @@ import (
 
 	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/lrtq"
 	"github.com/sledvault/sledvault/vault/quorum"
 )
 
-// Version 1 of the state: a CBOR map with integer keys, every key present, in this order (wire.md §7). A later version
-// is a new file; this one stays as it is, so that every released ledger still opens.
+// Version 1 of the state: a CBOR map with integer keys in this order, every key present but the last, which is there only
+// where the older scheme left a package (wire.md §7). A later version is a new file; this one stays as it is, so that every released ledger still opens.
 const stateV1 = "sledvault/state/v1"
 
 const (
@@ -27,11 +29,17 @@ const (
 	keySet          // [generation, digest]
 	keyDisks
 	keyBreakGlass
-	stateV1Keys
+	keyLRTQ // [rack id, epoch, threshold, x, bytes, digests]
+
+	stateV1Keys = keyLRTQ // without the package
 )
 
 func (w *writer) stateV1(s LedgerState) {
-	w.mapOf(stateV1Keys)
+	keys := stateV1Keys
+	if s.Quorum.LRTQ != nil {
+		keys++
+	}
+	w.mapOf(keys)
 	w.uint(keyVersion)
 	w.text(stateV1)
 	w.uint(keySequence)
@@ -48,6 +56,28 @@ func (w *writer) stateV1(s LedgerState) {
 	w.uint(keyBreakGlass)
 	w.checkLen("break-glass shares", len(s.BreakGlass), maxBreak)
 	w.bytes(s.BreakGlass)
+	if p := s.Quorum.LRTQ; p != nil {
+		w.uint(keyLRTQ)
+		w.packageV1(p)
+	}
+}
+
+func (w *writer) packageV1(p *lrtq.Package) {
+	w.checkShare(p.Share)
+	w.checkLen("digests", len(p.Digests), lrtq.TotalShares)
+	w.array(6)
+	w.bytes(p.RackID[:])
+	w.uint(uint64(p.Epoch))
+	w.uint(uint64(p.Threshold))
+	w.uint(uint64(p.Share.X))
+	w.revealBytes(p.Share.Y)
+	w.array(len(p.Digests))
+	for i, d := range p.Digests {
+		if i > 0 && bytes.Compare(p.Digests[i-1][:], d[:]) >= 0 {
+			w.fail(CodeOrder, "digests are not ascending at %d", i)
+		}
+		w.bytes(d[:])
+	}
 }
 
 func (w *writer) quorumV1(s quorum.State) {
@@ -129,8 +159,8 @@ func (w *writer) disksV1(ds []DiskRecord) {
 
 // stateV1 reads what follows the version in a map of n entries.
 func (r *reader) stateV1(n uint64) (s LedgerState) {
-	if n != stateV1Keys {
-		r.fail(CodeLength, "have %d keys, want %d", n, stateV1Keys)
+	if n != stateV1Keys && n != stateV1Keys+1 {
+		r.fail(CodeLength, "have %d keys, want %d or one more", n, stateV1Keys)
 	}
 	r.keyV1(keySequence, "sequence", func() { s.Sequence = r.uint() })
 	r.keyV1(keyGeneration, "generation", func() { s.Generation = r.uint() })
@@ -140,7 +170,36 @@ func (r *reader) stateV1(n uint64) (s LedgerState) {
 	})
 	r.keyV1(keyDisks, "disks", func() { s.Disks = r.disksV1() })
 	r.keyV1(keyBreakGlass, "break glass", func() { s.BreakGlass = r.bytes(maxBreak) })
+	if n == stateV1Keys+1 {
+		r.keyV1(keyLRTQ, "older scheme", func() { s.Quorum.LRTQ = r.packageV1() })
+	}
 	return s
+}
+
+func (r *reader) packageV1() *lrtq.Package {
+	p := &lrtq.Package{}
+	r.tuple(
+		func() { r.fixed(p.RackID[:]) },
+		func() {
+			if e := r.uint(); r.err == nil && e != 0 { // as in every package of that scheme
+				r.fail(CodeRange, "epoch: have %d, want 0", e)
+			}
+		},
+		func() { p.Threshold = ident.Threshold(r.uint8()) },
+		func() { p.Share.X = r.shareX() },
+		func() { p.Share.Y = r.shareY(r.fixed) },
+		func() {
+			r.each(lrtq.TotalShares, func(i int) {
+				var d [32]byte
+				r.fixed(d[:])
+				if i > 0 {
+					r.checkAscending(bytes.Compare(p.Digests[i-1][:], d[:]))
+				}
+				p.Digests = append(p.Digests, d)
+			})
+		},
+	)
+	return p
 }
 
 func (r *reader) keyV1(key uint64, name string, read func()) {

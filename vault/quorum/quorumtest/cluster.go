@@ -3,6 +3,7 @@ package quorumtest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 
 	"github.com/sledvault/sledvault/vault/gfss"
@@ -101,7 +102,7 @@ func (c *Cluster) Start(s *Sled) error {
 	}
 	n, err := quorum.New(quorum.Config{
 		ID: s.ID, Alloc: c.Alloc, Authority: authority,
-		Rand: randReader{rand.NewPCG(c.seed, c.boots<<8|uint64(s.Index))},
+		Rand: c.rand(c.boots<<8 | uint64(s.Index)),
 	}, s.Disk)
 	if err != nil {
 		return err
@@ -110,6 +111,11 @@ func (c *Cluster) Start(s *Sled) error {
 	c.emit(Event{Kind: EventStart, Sled: s})
 	return nil
 }
+
+func (c *Cluster) rand(stream uint64) io.Reader { return randReader{rand.NewPCG(c.seed, stream)} }
+
+// Rand is a stream of random bytes that no node reads.
+func (c *Cluster) Rand() io.Reader { return c.rand(1 << 63) }
 
 // randReader gives bytes cheaply; the secrets of a simulation need no more.
 type randReader struct{ src *rand.PCG }
