@@ -236,8 +236,14 @@ func (s *story) invented(t *testing.T, d *datadriven.TestData, from, to *quorumt
 	case "lrtq-share": // of the sled that share names
 		share, err := s.at(t, d, "share").Disk.LRTQ.Share.Clone(secret.Heap{})
 		ok(t, err)
-		if s.arg(d, "damage", "") != "" {
+		switch s.arg(d, "damage", "") {
+		case "yes":
 			share.X ^= 0x80
+		case "short":
+			ok(t, share.Y.Use(func(y []byte) error {
+				share.Y, err = secret.Take[secret.ShareKind](secret.Heap{}, slices.Clone(y[:31]))
+				return err
+			}))
 		}
 		return quorum.LRTQShare{Share: share}
 	}
@@ -246,7 +252,7 @@ func (s *story) invented(t *testing.T, d *datadriven.TestData, from, to *quorumt
 }
 
 // grant is what the operator would have signed for a configuration, with a signature of the sender's own unless the
-// command says signed. last, lrtq and threshold change it; for=X names another coordinator.
+// command says signed. last, lrtq, of-rack and threshold change it; for=X names another coordinator.
 func (s *story) grant(t *testing.T, d *datadriven.TestData, c *quorum.Configuration) *quorum.Grant {
 	t.Helper()
 	g := &quorum.Grant{RackID: s.rackID(d), Epoch: c.Epoch, Coordinator: c.Coordinator, Threshold: c.Threshold, LastCommitted: s.epoch(d, "last")}
@@ -264,6 +270,9 @@ func (s *story) grant(t *testing.T, d *datadriven.TestData, c *quorum.Configurat
 		for _, m := range s.several(t, d, "members") {
 			g.Members = append(g.Members, m.ID)
 		}
+	}
+	if s.arg(d, "of-rack", "") == "other" {
+		g.RackID[0] ^= 1
 	}
 	g.LRTQUpgrade = s.arg(d, "lrtq", "") != ""
 	if s.arg(d, "signed", "") != "" {

@@ -317,6 +317,10 @@ func (s *story) upgrade(t *testing.T, d *datadriven.TestData) {
 	t.Helper()
 	at := s.at(t, d, "at")
 	r := s.Upgrade(at, s.epoch(d, "epoch"), ident.Threshold(s.epoch(d, "threshold")), s.several(t, d, "members")...)
+	if r.RackID = s.rackID(d); r.RackID != quorumtest.RackID() {
+		r.Grant.RackID = r.RackID
+		s.Auth.SignGrant(r.Grant)
+	}
 	switch s.arg(d, "grant", "") {
 	case "none":
 		r.Grant = nil
