@@ -78,7 +78,7 @@ var (
 	ErrNoSecrets = errors.New("keys: encrypt older secrets: there are none")
 	ErrNotOlder  = errors.New("keys: encrypt older secrets: epoch is not older than the configuration's")
 	ErrTooMany   = errors.New("keys: older secrets: too many")
-	ErrZeroKey   = errors.New("keys: older secrets: derived key is all zero")
+	ErrZeroKey   = errors.New("keys: derived key is all zero")
 )
 
 // MaxOldSecrets bounds the records of one configuration: they only grow, by one per membership change.
@@ -156,9 +156,14 @@ func copySecret(to []byte, s secret.RackSecret) error {
 // withKey derives the key of a configuration's older secrets, lends it to f and wipes it.
 func withKey(salt [Size]byte, s secret.RackSecret, rack ident.RackID, epoch ident.Epoch, f func([]byte) error) error {
 	info := binary.BigEndian.AppendUint64(append([]byte(secretsInfo), rack[:]...), uint64(epoch))
+	return lendKey("older secrets", salt, s, info, f)
+}
+
+// lendKey derives a key from a rack secret, lends it to f and wipes it.
+func lendKey(what string, salt [Size]byte, s secret.RackSecret, info []byte, f func([]byte) error) error {
 	return s.Use(func(ikm []byte) error {
 		if len(ikm) != Size {
-			return fmt.Errorf("keys: older secrets: %w: have %d bytes, want %d", secret.ErrLength, len(ikm), Size)
+			return fmt.Errorf("keys: %s: %w: have %d bytes, want %d", what, secret.ErrLength, len(ikm), Size)
 		}
 		prk := extract(ikm, salt[:])
 		defer clear(prk)

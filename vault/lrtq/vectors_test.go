@@ -9,6 +9,8 @@ import (
 	"os"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/secret"
 )
@@ -71,7 +73,7 @@ func share(t testing.TB, b []byte) Share {
 	return Share{X: b[0], Y: y}
 }
 
-func raw(t testing.TB, s interface {
+func raw(t rapid.TB, s interface {
 	Use(func([]byte) error) error
 }) (out []byte) {
 	t.Helper()
