@@ -35,7 +35,7 @@ vault/wire, rot/channel < vault/peer;
 vault/wire < vault/unlock;
 vault/wire, rot/channel < vault/api < vault/api/client;
 vault/quorum < vault/rack;
-vault/quorum < vault/quorum/reference;
+vault/quorum < vault/quorum/reference < vault/quorum/replay;
 vault/rack, vault/api < vault/rack/journal;
 vault/rack/journal, vault/api/client, rot/channel, tpm < vault/rack/controller;
 internal/lockedmem, internal/landlock, sp, sealing, rot/channel, vault/ledger, vault/peer, vault/unlock, vault/api < vault;

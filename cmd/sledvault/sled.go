@@ -301,7 +301,7 @@ func (a *app) quorumCommand() *cobra.Command {
 			return cli.JSON(a.out, cfg)
 		},
 	}
-	return group("quorum", "details of the trust-quorum node", status, config)
+	return group("quorum", "details of the trust-quorum node", status, config, a.replayCommand())
 }
 
 func connected(s api.Status, m ident.Baseboard) string {

@@ -253,7 +253,13 @@ func (n *Node) learnCommit(p proven, from ident.Baseboard) error {
 		return nil
 	}
 	if n.st.Prepared(c.Epoch) {
-		return n.commit(p)
+		if err := n.commit(p); err != nil {
+			return err
+		}
+		if n.computer != nil && n.computer.shares.config.Epoch <= c.Epoch {
+			n.endComputation("committed " + epochText(c.Epoch))
+		}
+		return nil
 	}
 	if err := n.storeConfig(c); err != nil {
 		return err

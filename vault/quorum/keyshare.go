@@ -198,5 +198,9 @@ func (n *Node) computerShare(from ident.Baseboard, m ShareReply) error {
 	if err := n.storeShare(c.config, own); err != nil {
 		return err
 	}
-	return n.commit(n.computer.proof)
+	if err := n.commit(n.computer.proof); err != nil {
+		return err
+	}
+	n.endComputation("committed " + epochText(m.Epoch))
+	return nil
 }

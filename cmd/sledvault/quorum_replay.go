@@ -1,0 +1,114 @@
+package main
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sledvault/sledvault/internal/cli"
+	"github.com/sledvault/sledvault/vault/quorum/replay"
+)
+
+func (a *app) replayCommand() *cobra.Command {
+	var check bool
+	c := &cobra.Command{
+		Use: "replay LOG...", Short: "replay event logs of a trust quorum", Args: cobra.ArbitraryArgs,
+		Long: "Lets a rack of real trust-quorum nodes live through event logs that the reference implementation's property test\n" +
+			"has written, and compares every message, answer and acknowledgement that is not random. Needs no rack and no\n" +
+			"daemon. Files may be compressed with gzip; - is standard input.\n\n" +
+			"With --json it prints one object per log and line: how many events, how many facts were compared, the\n" +
+			"differences, the final state in the reference's form, and how often the log came to a case in which our nodes\n" +
+			"deliberately differ, by name (docs/protocol.md §11). Exit code 1 if there is a difference or a log cannot be\n" +
+			"replayed. --check says the same in words.",
+		Example: "  sledvault quorum replay --json run-*.events.json\n  sledvault quorum replay --check run.events.json.gz",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cli.UsageError("sledvault quorum replay needs a log")
+			}
+			return a.replayLogs(args)
+		},
+	}
+	c.Flags().BoolVar(&check, "check", false, "only compare, and say in words what differs")
+	return c
+}
+
+// replayLogs replays every log, also after one that cannot be replayed.
+func (a *app) replayLogs(names []string) error {
+	failed := false
+	for _, name := range names {
+		res, err := a.replayLog(name)
+		failed = failed || !res.Good()
+		if e := a.print(res, func(w io.Writer) { writeReplay(w, res) }); e != nil {
+			return e
+		}
+		if err != nil && !a.json {
+			cli.Fail(a.err, "sledvault", err)
+		}
+	}
+	if failed {
+		return reported{}
+	}
+	return nil
+}
+
+func (a *app) replayLog(name string) (*replay.Result, error) {
+	f, err := a.openLog(name)
+	if err != nil {
+		return replay.Unreadable(name, err)
+	}
+	defer f.Close()
+	return replay.Run(name, f)
+}
+
+// openLog opens a log, compressed or not.
+func (a *app) openLog(name string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(a.in), nil
+	}
+	f, err := os.Open(name)
+	if err != nil || !strings.HasSuffix(name, ".gz") {
+		return f, err
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{z, f}, nil
+}
+
+// maxShown is how many differences of one log are told in words. The first ones matter: the rest follows from them.
+const maxShown = 10
+
+func writeReplay(w io.Writer, r *replay.Result) {
+	verdict := "equal"
+	switch {
+	case r.Error != nil:
+		verdict = "not replayed to its end"
+	case len(r.Differences) > 0:
+		verdict = fmt.Sprintf("%d differences", len(r.Differences))
+	}
+	_, _ = fmt.Fprintf(w, "%s: %d events, %d compared: %s\n", r.Log, r.Events, r.Compared, verdict)
+	for i, d := range r.Differences {
+		if i == maxShown {
+			_, _ = fmt.Fprintf(w, "  and %d more\n", len(r.Differences)-i)
+			break
+		}
+		_, _ = fmt.Fprintf(w, "  event %d, %s\n    want %s\n    have %s\n", d.Event, d.What, replay.Text(d.Want), replay.Text(d.Have))
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, rule := range slices.Sorted(maps.Keys(r.Rules)) {
+		_, _ = fmt.Fprintf(t, "  %s\t%d\n", rule, r.Rules[rule])
+	}
+	_ = t.Flush()
+}
