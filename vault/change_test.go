@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sledvault/sledvault/hwtest/sim/firmware"
+	"github.com/sledvault/sledvault/vault"
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/rack"
@@ -219,6 +220,36 @@ func TestReturns(t *testing.T) {
 	}
 	s.hasCommitted(3)
 	opens(t, r.sleds...)
+}
+
+// TestAddCutOff: a sled dies in the middle of its first save, after its TPM was claimed. It holds nothing yet, and the same
+// command takes it in.
+func TestAddCutOff(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	s := r.addSled()
+	s.stop()
+	cut := errors.New("killed")
+	s.options = func(o vault.Options) vault.Options {
+		return vault.WithSteps(o, func(step string) error {
+			if step == "save/A/check" {
+				return cut
+			}
+			return nil
+		})
+	}
+	s.start()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := r.controller().Add(ctx, "sled-4"); err == nil {
+		t.Fatal("added, though its first save was cut off")
+	}
+	s.stop()
+	s.options = nil
+	s.start()
+	s.await("lost-seal", func(s *testSled) bool { return s.state() == string(api.StateLostSeal) })
+	r.changed(add("sled-4"))
+	s.hasCommitted(2)
 }
 
 // TestAnotherCoordinator: the coordinator dies before the decision; another one takes over with a later epoch.

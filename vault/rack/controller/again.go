@@ -92,9 +92,12 @@ func (r *run) members() []ident.Baseboard {
 	return nil
 }
 
-// allows refuses a sled that lost its seal, or a member that calls itself new, unless the operator named it.
+// allows refuses a member that lost its seal, or calls itself new, unless the operator named it. A sled that is no member
+// holds nothing that could be lost: its enrolment was broken off. Where the journal knows of no members, a lost seal may be
+// a member's.
 func (o again) allows(s Sled, st api.Status) error {
-	if slices.Contains(o.boards, s.Baseboard()) || st.State == api.StateUnclaimed && !slices.Contains(o.members, s.Baseboard()) {
+	stranger := !slices.Contains(o.members, s.Baseboard()) && (st.State == api.StateUnclaimed || len(o.members) > 0)
+	if stranger || slices.Contains(o.boards, s.Baseboard()) {
 		return nil
 	}
 	why := "its TPM was cleared and its state is gone"
