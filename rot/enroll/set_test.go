@@ -293,6 +293,19 @@ func TestSuccessor(t *testing.T) {
 	back.Records[0].Replaces = h[:]
 	signBy(t, back, testKey(t, 1))
 	wantCode(t, VerifySuccessor(gone, back), "")
+	// One that was enrolled again may name a record that this sled has not seen: the attempt broke off, or this sled was off.
+	again := func(s *Set, removed uint64, counter uint64) {
+		s.Records[0].Removed, s.Records[0].Counter, s.Records[0].Replaces = ident.Epoch(removed), counter, bytes.Repeat([]byte{9}, 32)
+		signBy(t, s, testKey(t, 1))
+	}
+	again(back, 0, 9)
+	wantCode(t, VerifySuccessor(gone, back), "")
+	again(back, 11, 9) // and removed again meanwhile
+	wantCode(t, VerifySuccessor(gone, back), "")
+	back.Records[0].EKName = bytes.Clone(back.Records[0].EKName)
+	back.Records[0].EKName[33] ^= 1 // another TPM
+	again(back, 0, 9)
+	wantCode(t, VerifySuccessor(gone, back), CodeTakeover)
 }
 
 func TestSignNeedsEd25519(t *testing.T) {

@@ -169,11 +169,11 @@ func checkChange(was, is *Record) error {
 	return nil
 }
 
-// reenrolled reports whether a live sled was enrolled again with its own TPM. Which earlier record the new one names does
-// not matter then: an enrolment that broke off leaves a set that some sleds have seen and others have not, and no single
-// hash could be right for both.
+// reenrolled reports whether a sled was enrolled again with its own TPM: a removed one too, and it may have been removed
+// once more. Which earlier record the new one names does not matter then: an enrolment that broke off leaves a set that
+// some sleds have seen and others have not, and no single hash could be right for both.
 func reenrolled(was, is *Record) bool {
-	return was.Live() && is.Live() && was.Kind == is.Kind && len(is.Replaces) != 0 && len(was.EKName) != 0 &&
+	return was.Kind == is.Kind && len(is.Replaces) != 0 && len(was.EKName) != 0 &&
 		bytes.Equal(was.EKName, is.EKName) && !sameDevice(was, is)
 }
 
