@@ -10,7 +10,7 @@ ACTIONS ?= 3000000
 # The linter is not built in .ci/run: that takes over a minute. One on PATH is taken there as it is.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build check test race demo bench bench-peers bench-boot bench-handshake fuzz-smoke sim leak lint fmt vuln docs tpmsim clean
+.PHONY: build check test race demo bench bench-peers bench-boot bench-handshake fuzz-smoke sim kill leak lint fmt vuln docs tpmsim clean
 
 build: ## static binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -41,6 +41,9 @@ fuzz-smoke: ## every fuzz target for a moment
 
 sim: ## the seeded cluster simulation
 	$(GO) test ./vault/quorum/quorumtest -run Simulation -timeout 60m -v -args -sim.actions=$(ACTIONS)
+
+kill: ## SIGKILL before every system call of a save, a start, an enrolment (some minutes)
+	RIG_REQUIRE=1 $(GO) test ./vault/ledger -run 'Killed(Between|While|With)' -timeout 30m -v -args -kill.every
 
 leak: ## timing leakage of the field arithmetic, with a positive control
 	$(GO) test -tags leak -run Leak -count=1 -v ./vault/gfss
