@@ -229,7 +229,7 @@ func orphanOldSecrets(t *testing.T) {
 	defer key.Destroy()
 	stripped := *st.Change.Config
 	stripped.EncryptedSecrets = nil
-	cert, err := enroll.SignCertificate(key, &stripped)
+	cert, err := enroll.SignCertificate(key, &stripped, 0)
 	must(t, err)
 	req, err := api.ConfigReply(&stripped, cert)
 	must(t, err)

@@ -352,7 +352,7 @@ func (r *testRack) mixed(states []quorum.State) (*quorum.Configuration, *quorum.
 	key, err := enroll.LoadKey(heap, filepath.Join(r.dir, "rack", "membership.key"))
 	must(t, err)
 	defer key.Destroy()
-	cert, err := enroll.SignCertificate(key, c)
+	cert, err := enroll.SignCertificate(key, c, 0)
 	must(t, err)
 	return c, cert, shares
 }

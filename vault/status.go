@@ -82,7 +82,7 @@ func quorumOf(st quorum.Status) *api.Quorum {
 		q.ConnectedPeers = append(q.ConnectedPeers, p.ID)
 	}
 	if c := st.LatestCommitted; c != nil {
-		q.Threshold = int(c.Threshold)
+		q.Threshold, q.OlderSecrets, q.KeepFrom = int(c.Threshold), c.OldSecrets(), st.KeepFrom
 		for _, m := range c.Members {
 			q.Members = append(q.Members, m.ID)
 		}

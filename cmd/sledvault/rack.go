@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sledvault/sledvault/internal/cli"
+	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/rack/controller"
 )
@@ -27,7 +28,7 @@ func (a *app) rackCommand() *cobra.Command {
 	o := &rackOptions{}
 	c := group("rack", "the rack's operator: keys, enrolment, membership",
 		a.rackNewCommand(), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackStatusCommand(o),
-		a.rackAddCommand(o), a.rackRemoveCommand(o), a.rackRotateCommand(o), a.rackAbortCommand(o),
+		a.rackAddCommand(o), a.rackRemoveCommand(o), a.rackRotateCommand(o), a.rackPruneCommand(o), a.rackAbortCommand(o),
 		a.rackRecoverCommand(o), a.rackRevokeCommand(o))
 	c.PersistentFlags().StringVar(&o.file, "rack", controller.RackFile, "the rack file; keys and journal lie in the same folder")
 	c.PersistentFlags().DurationVar(&o.timeout, "timeout", 5*time.Minute, "when to give up waiting for sleds")
@@ -182,6 +183,12 @@ func writeRack(w io.Writer, st controller.RackStatus) {
 		writeChange(w, st.Change)
 		for _, m := range st.Waits {
 			_, _ = fmt.Fprintf(w, "  waiting for %s: %s\n", m.Sled, m.Why)
+		}
+	}
+	for _, s := range st.Sleds {
+		if s.Status != nil && s.Status.Quorum != nil && s.Status.Quorum.OlderSecrets > 0 {
+			_, _ = fmt.Fprintf(w, "%d older secrets of at most %d are carried along, for disks that were last here in their time\n", s.Status.Quorum.OlderSecrets, keys.MaxOldSecrets)
+			break
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

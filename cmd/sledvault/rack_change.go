@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sledvault/sledvault/internal/cli"
+	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/rack/controller"
 )
@@ -52,7 +53,7 @@ func (a *app) rackRemoveCommand(o *rackOptions) *cobra.Command {
 		Example: "  sledvault rack remove left-1 --yes",
 	}, func(ctx context.Context, ctl *controller.Controller, args []string) (*rack.Change, error) {
 		if !yes {
-			if err := a.typed(args); err != nil {
+			if err := a.typed("takes "+strings.Join(args, " ")+" out of the rack", args...); err != nil {
 				return nil, err
 			}
 		}
@@ -70,6 +71,60 @@ func (a *app) rackRotateCommand(o *rackOptions) *cobra.Command {
 	}, func(ctx context.Context, ctl *controller.Controller, _ []string) (*rack.Change, error) {
 		return ctl.Rotate(ctx)
 	})
+}
+
+func (a *app) rackPruneCommand(o *rackOptions) *cobra.Command {
+	var keep uint64
+	var yes, dry bool
+	c := &cobra.Command{
+		Use: "prune", Short: "drop older secrets, for good", Args: noArgs,
+		Long: "Every configuration carries the secrets of all older epochs, so that a disk that was last here long ago still\n" +
+			"opens. This makes a new secret and drops those of epochs before the given one. It is refused while a disk in the\n" +
+			"rack needs one of them; a disk that lies in a drawer is known to nobody: if it was last here in a dropped epoch,\n" +
+			"nothing opens it any more. " + againHelp,
+		Example: "  sledvault rack prune --keep-from 12 --dry-run\n  sledvault rack prune --keep-from 12",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if keep == 0 {
+				return cli.UsageError("--keep-from EPOCH is needed: see sledvault rack status")
+			}
+			return a.withRack(c, o, func(ctx context.Context, ctl *controller.Controller) error {
+				return a.prune(ctx, ctl, ident.Epoch(keep), yes, dry)
+			})
+		},
+	}
+	c.Flags().Uint64Var(&keep, "keep-from", 0, "the first epoch whose secret is kept")
+	c.Flags().BoolVar(&dry, "dry-run", false, "only tell what would be dropped")
+	c.Flags().BoolVar(&yes, "yes", false, "do it without asking")
+	return c
+}
+
+func (a *app) prune(ctx context.Context, ctl *controller.Controller, keep ident.Epoch, yes, dry bool) error {
+	p, err := ctl.PlanPrune(ctx, keep)
+	if err != nil {
+		return err
+	}
+	if dry {
+		return a.print(p, func(w io.Writer) { writePruning(w, p) })
+	}
+	if !yes && len(p.Dropped) > 0 {
+		writePruning(a.err, p)
+		if err := a.typed("cannot be undone", "drop"); err != nil {
+			return err
+		}
+	}
+	ch, err := ctl.Prune(ctx, keep)
+	if err != nil {
+		return err
+	}
+	return a.print(ch, func(w io.Writer) { writeChange(w, ch) })
+}
+
+func writePruning(w io.Writer, p *controller.Pruning) {
+	_, _ = fmt.Fprintf(w, "secrets of %d epochs are dropped for good: %v\n", len(p.Dropped), p.Dropped)
+	_, _ = fmt.Fprintln(w, "a disk that was last unlocked in one of them, and is not in the rack now, can never be opened again")
+	for _, d := range p.InUse {
+		_, _ = fmt.Fprintf(w, "still needed: disk %s of sled %s is at epoch %d\n", d.Disk, d.Sled, d.Epoch)
+	}
 }
 
 func (a *app) rackAbortCommand(o *rackOptions) *cobra.Command {
@@ -90,20 +145,21 @@ func someNames(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// typed has the operator type each name again. Without a terminal there is nobody to ask.
-func (a *app) typed(names []string) error {
-	want := strings.Join(names, " ")
+// typed has the operator type the words that name what is about to be done. Without a terminal there is nobody to ask.
+func (a *app) typed(what string, words ...string) error {
+	want := strings.Join(words, " ")
 	f, ok := a.in.(*os.File)
+	if ok {
+		fi, err := f.Stat()
+		ok = err == nil && fi.Mode()&os.ModeCharDevice != 0
+	}
 	if !ok {
-		return cli.UsageError("this takes %s out of the rack; add --yes to do it", want)
+		return cli.UsageError("this %s; add --yes to do it", what)
 	}
-	if fi, err := f.Stat(); err != nil || fi.Mode()&os.ModeCharDevice == 0 {
-		return cli.UsageError("this takes %s out of the rack; add --yes to do it", want)
-	}
-	_, _ = fmt.Fprintf(a.err, "This takes %s out of the rack. Type the name to do it: ", want)
+	_, _ = fmt.Fprintf(a.err, "This %s. Type %q to do it: ", what, want)
 	line, err := bufio.NewReader(f).ReadString('\n')
 	if err != nil && line == "" || strings.Join(strings.Fields(line), " ") != want {
-		return cli.UsageError("the name was not typed; nothing was done")
+		return cli.UsageError("%q was not typed; nothing was done", want)
 	}
 	return nil
 }

@@ -67,9 +67,10 @@ func SignGrant(key crypto.Signer, g *quorum.Grant) error {
 	return nil
 }
 
-// SignCertificate makes the certificate of a configuration whose commit has been decided and recorded.
-func SignCertificate(key crypto.Signer, c *quorum.Configuration) (*quorum.Certificate, error) {
-	cert := &quorum.Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: wire.ConfigDigest(c)}
+// SignCertificate makes the certificate of a configuration whose commit has been decided and recorded. keepFrom is as in
+// its grant.
+func SignCertificate(key crypto.Signer, c *quorum.Configuration, keepFrom ident.Epoch) (*quorum.Certificate, error) {
+	cert := &quorum.Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: wire.ConfigDigest(c), KeepFrom: keepFrom}
 	sig, err := sign(key, wire.CertificateSigningBytes(cert))
 	if err != nil {
 		return nil, err

@@ -124,7 +124,7 @@ func TestAuthority(t *testing.T) {
 	key := testKey(t, 1)
 	a := NewAuthority(firstSet(t))
 	c := configuration()
-	cert, err := SignCertificate(key, c)
+	cert, err := SignCertificate(key, c, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestAuthority(t *testing.T) {
 		change(&x)
 		wantCode(t, a.VerifyGrant(&x), CodeGrant)
 	}
-	_, err = SignCertificate(nil, c)
+	_, err = SignCertificate(nil, c, 0)
 	wantCode(t, err, CodeKey)
 	wantCode(t, (&Authority{rack: rack}).VerifyGrant(g), CodeGrant) // a key that is absent signs nothing
 }

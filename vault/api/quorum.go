@@ -123,7 +123,7 @@ func (g *Grant) toQuorum() (*quorum.Grant, error) {
 	sig, err := signature(g.Signature)
 	return &quorum.Grant{
 		RackID: g.RackID, Epoch: g.Epoch, Coordinator: g.Coordinator, Members: g.Members, Threshold: g.Threshold,
-		LastCommitted: g.LastCommitted, LRTQUpgrade: g.LRTQUpgrade, Signature: sig,
+		LastCommitted: g.LastCommitted, LRTQUpgrade: g.LRTQUpgrade, KeepFrom: g.KeepFrom, Signature: sig,
 	}, err
 }
 
@@ -134,7 +134,7 @@ func GrantOf(g *quorum.Grant) *Grant {
 	}
 	return &Grant{
 		RackID: g.RackID, Epoch: g.Epoch, Coordinator: g.Coordinator, Members: g.Members, Threshold: g.Threshold,
-		LastCommitted: g.LastCommitted, LRTQUpgrade: g.LRTQUpgrade, Signature: g.Signature[:],
+		LastCommitted: g.LastCommitted, LRTQUpgrade: g.LRTQUpgrade, KeepFrom: g.KeepFrom, Signature: g.Signature[:],
 	}
 }
 
@@ -146,7 +146,7 @@ func (c *Certificate) toQuorum() (*quorum.Certificate, error) {
 		return nil, &reason.Error{Code: CodeBadRequest, Text: "api: config_digest must have 32 bytes", Remedy: reason.Usage}
 	}
 	sig, err := signature(c.Signature)
-	return &quorum.Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: quorum.Digest(c.ConfigDigest), Signature: sig}, err
+	return &quorum.Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: quorum.Digest(c.ConfigDigest), KeepFrom: c.KeepFrom, Signature: sig}, err
 }
 
 // CertificateOf puts a certificate into its API form.
@@ -154,7 +154,7 @@ func CertificateOf(c *quorum.Certificate) *Certificate {
 	if c == nil {
 		return nil
 	}
-	return &Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: c.ConfigDigest[:], Signature: c.Signature[:]}
+	return &Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: c.ConfigDigest[:], KeepFrom: c.KeepFrom, Signature: c.Signature[:]}
 }
 
 // ToQuorum reads a certificate out of its API form.

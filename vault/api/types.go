@@ -78,9 +78,13 @@ type Quorum struct {
 	Certificates   []ident.Epoch     `json:"certificates"`
 	Threshold      int               `json:"threshold"` // of the latest committed configuration; 0 without
 	Members        []ident.Baseboard `json:"members"`   // likewise
-	Expunged       *Expunged         `json:"expunged"`
-	Coordinating   ident.Epoch       `json:"coordinating"` // 0 when not
-	Collecting     *Collecting       `json:"collecting"`   // shares being collected; null when none are
+	// OlderSecrets is how many older rack secrets that configuration carries: one more with each change, none ever fewer
+	// unless the operator drops them (protocol.md §8.7). At most 4096.
+	OlderSecrets int         `json:"older_secrets"`
+	KeepFrom     ident.Epoch `json:"keep_from"` // the first epoch whose secret it keeps; 0 = all
+	Expunged     *Expunged   `json:"expunged"`
+	Coordinating ident.Epoch `json:"coordinating"` // 0 when not
+	Collecting   *Collecting `json:"collecting"`   // shares being collected; null when none are
 }
 
 // Expunged says that a committed configuration no longer contains the sled.
@@ -206,6 +210,7 @@ type Grant struct {
 	Threshold     ident.Threshold   `json:"threshold"`
 	LastCommitted ident.Epoch       `json:"last_committed"` // 0 when there is none
 	LRTQUpgrade   bool              `json:"lrtq_upgrade"`
+	KeepFrom      ident.Epoch       `json:"keep_from,omitempty"` // older secrets of lower epochs are dropped; 0 keeps all
 	Signature     []byte            `json:"signature"`
 }
 
@@ -214,6 +219,7 @@ type Certificate struct {
 	RackID       ident.RackID `json:"rack_id"`
 	Epoch        ident.Epoch  `json:"epoch"`
 	ConfigDigest []byte       `json:"config_digest"`
+	KeepFrom     ident.Epoch  `json:"keep_from,omitempty"` // as in the grant
 	Signature    []byte       `json:"signature"`
 }
 

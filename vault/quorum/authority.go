@@ -13,7 +13,15 @@ import (
 // proven is a valid configuration whose commit the operator has certified.
 type proven struct {
 	config      *Configuration
-	certificate *Certificate // nil only without authority
+	certificate *Certificate // may be nil with a credulous authority
+}
+
+// keepFrom is the first epoch whose secret the configuration must carry, if it was committed.
+func (p proven) keepFrom() ident.Epoch {
+	if p.certificate == nil {
+		return 0
+	}
+	return p.certificate.KeepFrom
 }
 
 // proveCommit checks a certificate for a configuration that was validated before. Errors: [CodeCertificateMissing],
@@ -45,7 +53,7 @@ func (n *Node) checkGrant(r validReconfigure) error {
 	case g == nil:
 		return reason.New(CodeGrantMissing, hintGrant, "quorum: epoch %d: no grant", r.epoch)
 	case g.RackID != r.rack || g.Epoch != r.epoch || g.Coordinator != n.id || g.Threshold != r.threshold ||
-		g.LastCommitted != r.last || g.LRTQUpgrade != r.upgrade || !slices.Equal(g.Members, r.members):
+		g.LastCommitted != r.last || g.LRTQUpgrade != r.upgrade || g.KeepFrom > r.last || !slices.Equal(g.Members, r.members):
 		return reason.New(CodeGrantMismatch, hintGrant, "quorum: epoch %d: the grant is for another request", r.epoch)
 	}
 	if err := n.authority.VerifyGrant(g); err != nil {
@@ -71,9 +79,11 @@ func (n *Node) granted(c *Configuration, from ident.Baseboard) *refusal {
 	case (g.LastCommitted != 0 || g.LRTQUpgrade) != (c.EncryptedSecrets != nil):
 		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "granted on last commit %s, upgrade from the older scheme: %t, older secrets present: %t",
 			epochText(g.LastCommitted), g.LRTQUpgrade, c.EncryptedSecrets != nil)
-	case g.LRTQUpgrade && (c.Epoch <= LRTQEpoch || c.oldSecrets() != 1):
+	case g.LRTQUpgrade && (c.Epoch <= LRTQEpoch || c.OldSecrets() != 1):
 		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "an upgrade carries the one secret of the older scheme to a later epoch: have epoch %d, %d secrets",
-			c.Epoch, c.oldSecrets())
+			c.Epoch, c.OldSecrets())
+	case g.KeepFrom > g.LastCommitted:
+		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "it keeps older secrets from epoch %d on, but the last commit is %s", g.KeepFrom, epochText(g.LastCommitted))
 	case g.LastCommitted >= c.Epoch:
 		return refuse(CodeGrantMismatch, AlarmUngrantedPrepare, "granted on a commit that is not older")
 	}

@@ -147,15 +147,18 @@ func (n *Node) coordinatorCollect(from ident.Baseboard, s gfss.Share) error {
 	if added, err := c.old.add(n, from, s); err != nil || !added || !c.old.enough() {
 		return err
 	}
+	done := *c.config
 	enc, err := n.carryOver(c)
+	if err == nil {
+		done.EncryptedSecrets = &enc
+		err = n.checkOldSecrets(&done, c.req.keepFrom()) // members would refuse it, and blame this sled
+	}
 	if err != nil {
 		// Nothing that may still arrive can mend this. Ending it lets the controller see and move on.
 		n.refused(refuse(CodeSecretDamaged, AlarmCoordinationFailed, "%v", err), ident.Baseboard{}, c.config.Epoch, "")
 		n.endCoordination("older secrets cannot be carried over")
 		return nil
 	}
-	done := *c.config
-	done.EncryptedSecrets = &enc
 	c.config = &done
 	c.old.destroy()
 	c.old = nil
@@ -183,7 +186,9 @@ func (n *Node) carryOver(c *coordinator) (enc keys.EncryptedSecrets, err error) 
 	defer fresh.Destroy()
 	all := make(map[ident.Epoch]secret.RackSecret, len(old)+1)
 	for e, s := range old {
-		all[e] = s
+		if e >= c.req.keepFrom() {
+			all[e] = s
+		}
 	}
 	all[c.old.epoch()] = last
 	return keys.Encrypt(n.rand, fresh, c.config.RackID, c.config.Epoch, all)

@@ -244,7 +244,7 @@ func (n *Node) learnCommit(p proven, from ident.Baseboard) error {
 		r = refuse(CodeConfigConflict, AlarmMismatchedConfigurations, "another configuration of this epoch is stored")
 	}
 	if r == nil {
-		if err := n.checkOldSecrets(c); err != nil {
+		if err := n.checkOldSecrets(c, p.keepFrom()); err != nil {
 			r = refuse(CodeOldSecretsMissing, AlarmUncertifiedCommit, "%v", err)
 		}
 	}
@@ -327,7 +327,7 @@ func (n *Node) prepareAndCommit(in PrepareAndCommit) error {
 		return err
 	}
 	if c.Epoch > n.known.committedEpoch() && c.Has(n.id) {
-		if err := n.checkOldSecrets(c); err != nil {
+		if err := n.checkOldSecrets(c, p.keepFrom()); err != nil {
 			return err
 		}
 	}

@@ -79,8 +79,8 @@ func (n *Node) loadSecret(in LoadSecret) error {
 }
 
 func errNotAvailable(e ident.Epoch) error {
-	return reason.New(CodeNotAvailable, "the disk's epoch was never committed; check which rack it belongs to",
-		"quorum: load epoch %d: the rack never committed it", e)
+	return reason.New(CodeNotAvailable, "the disk's epoch was never committed, or the operator has dropped its secret; check which rack it belongs to",
+		"quorum: load epoch %d: the rack never committed it, or has dropped its secret", e)
 }
 
 // answer gives a waiter a copy of its secret. An error is the answer.

@@ -62,6 +62,7 @@ type Grant struct {
 	Threshold     ident.Threshold
 	LastCommitted ident.Epoch // 0 when there is none
 	LRTQUpgrade   bool
+	KeepFrom      ident.Epoch // older secrets of lower epochs are left out; 0 keeps all
 	Signature     Signature
 }
 
@@ -70,7 +71,8 @@ type Grant struct {
 type Certificate struct {
 	RackID       ident.RackID
 	Epoch        ident.Epoch
-	ConfigDigest Digest // SHA-256 of the configuration's CBOR
+	ConfigDigest Digest      // SHA-256 of the configuration's CBOR
+	KeepFrom     ident.Epoch // as in the grant
 	Signature    Signature
 }
 

@@ -40,7 +40,7 @@ const (
 	CodeOldSecretsMissing       reason.Code = "quorum-old-secrets-missing"        // a configuration without the older rack secrets
 	CodeNoCommitted             reason.Code = "quorum-no-committed-configuration" // nothing was ever committed here
 	CodeNotCommitted            reason.Code = "quorum-not-committed"              // the epoch is later than the latest committed
-	CodeNotAvailable            reason.Code = "quorum-secret-not-available"       // the epoch was never committed
+	CodeNotAvailable            reason.Code = "quorum-secret-not-available"       // the epoch was never committed, or its secret was dropped
 	CodeSecretDamaged           reason.Code = "quorum-secret-damaged"             // shares or older secrets do not fit together
 	CodeCleared                 reason.Code = "quorum-secrets-cleared"            // secrets were cleared while a caller waited
 	CodeSharesDisagree          reason.Code = "quorum-shares-disagree"            // the shares of an epoch do not lie on one polynomial

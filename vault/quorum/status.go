@@ -17,6 +17,7 @@ type Status struct {
 	Commits         []ident.Epoch
 	Certificates    []ident.Epoch
 	LatestCommitted *Configuration // nil if nothing is committed
+	KeepFrom        ident.Epoch    // first epoch whose secret LatestCommitted keeps; 0 if it keeps all
 	Expunged        *Expunged
 	LRTQ            bool               // holds a package of the older scheme
 	Coordinator     *CoordinatorStatus // nil unless coordinating
@@ -63,6 +64,9 @@ func (n *Node) Status() Status {
 		Certificates: Epochs(n.st.Certificates), LatestCommitted: n.known.committed, Expunged: n.st.Expunged, LRTQ: n.st.LRTQ != nil,
 		Alarms: slices.Clone(n.alarms),
 		Loader: LoaderStatus{Loaded: n.loader.loaded.Epochs(), Waiting: len(n.loader.waiters), Collecting: n.collecting(n.loader.collector)},
+	}
+	if c := n.known.committed; c != nil && n.st.Certificates[c.Epoch] != nil {
+		s.KeepFrom = n.st.Certificates[c.Epoch].KeepFrom
 	}
 	if n.known.hasRack {
 		rack := n.known.rack

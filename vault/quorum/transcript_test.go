@@ -298,6 +298,9 @@ func (s *story) reconfigure(t *testing.T, d *datadriven.TestData) {
 	if r.RackID = s.rackID(d); r.RackID != quorumtest.RackID() {
 		r.Grant = s.Grant(at, r)
 	}
+	if r.Grant.KeepFrom = s.epoch(d, "keep"); r.Grant.KeepFrom != 0 {
+		s.Auth.SignGrant(r.Grant)
+	}
 	switch s.arg(d, "grant", "") {
 	case "none":
 		r.Grant = nil
@@ -337,7 +340,7 @@ func (s *story) certificate(d *datadriven.TestData, c *quorum.Configuration) *qu
 	if c == nil || s.arg(d, "certificate", "") == "none" {
 		return nil
 	}
-	cert := s.Auth.Certify(c)
+	cert := s.Auth.CertifyFrom(c, s.epoch(d, "keep"))
 	if s.arg(d, "certificate", "") == "forged" {
 		cert.Signature[0] ^= 1
 	}

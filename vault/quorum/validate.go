@@ -70,8 +70,8 @@ func validateConfig(c *Configuration) error {
 	return nil
 }
 
-// oldSecrets is how many older secrets a valid configuration carries.
-func (c *Configuration) oldSecrets() int {
+// OldSecrets is how many older secrets a valid configuration carries.
+func (c *Configuration) OldSecrets() int {
 	if c.EncryptedSecrets == nil {
 		return 0
 	}
@@ -79,18 +79,20 @@ func (c *Configuration) oldSecrets() int {
 }
 
 // checkOldSecrets demands that a configuration carries a secret for every older epoch that this node knows as committed,
-// the older scheme included.
+// the older scheme included, but for those that the operator has dropped: epochs below keepFrom (protocol.md §8.7).
 // Without them the next epoch would lose them for the whole rack.
-func (n *Node) checkOldSecrets(c *Configuration) error {
-	want, have := 0, c.oldSecrets()
+func (n *Node) checkOldSecrets(c *Configuration, keepFrom ident.Epoch) error {
+	want, have := 0, c.OldSecrets()
 	if n.st.LRTQ != nil {
-		want++
+		if keepFrom <= LRTQEpoch {
+			want++
+		}
 		if c.Epoch <= LRTQEpoch {
 			return reason.New(CodeOldSecretsMissing, hintUpgrade, "quorum: configuration of epoch %d: that epoch is the older scheme's", c.Epoch)
 		}
 	}
 	for e := range n.st.Commits {
-		if e < c.Epoch {
+		if keepFrom <= e && e < c.Epoch {
 			want++
 		}
 	}
@@ -120,6 +122,14 @@ type validReconfigure struct {
 	threshold ident.Threshold
 	grant     *Grant // may be nil with a credulous authority
 	upgrade   bool   // from the older scheme
+}
+
+// keepFrom is the first epoch whose secret is carried over.
+func (a validReconfigure) keepFrom() ident.Epoch {
+	if a.grant == nil {
+		return 0
+	}
+	return a.grant.KeepFrom
 }
 
 func (a validReconfigure) same(b validReconfigure) bool {
@@ -218,7 +228,11 @@ func (n *Node) validatePrepare(rack ident.RackID, m Prepare, from ident.Baseboar
 	case stored == nil && n.coord != nil && n.coord.config.Epoch == c.Epoch:
 		return false, refuse(CodeConfigConflict, AlarmConflictingPrepare, "this sled coordinates that epoch itself")
 	}
-	if err := n.checkOldSecrets(c); err != nil {
+	var keepFrom ident.Epoch
+	if p := n.peers[from]; p != nil && p.grant != nil {
+		keepFrom = p.grant.KeepFrom // verified right below
+	}
+	if err := n.checkOldSecrets(c, keepFrom); err != nil {
 		return false, refuse(CodeOldSecretsMissing, AlarmForgedPrepare, "%v", err)
 	}
 	return false, n.granted(c, from)

@@ -14,6 +14,7 @@ const (
 	CodeCoordinator   reason.Code = "rack-coordinator"   // a sled that may not coordinate this change
 	CodeIncomplete    reason.Code = "rack-incomplete"    // a configuration without the older secrets that it must carry
 	CodeUnmarked      reason.Code = "rack-unmarked"      // a removed sled has no mark in the enrolment set yet
+	CodeKeepFrom      reason.Code = "rack-keep-from"     // older secrets cannot be dropped that far
 )
 
 // Kind is what a change is for.
@@ -24,6 +25,7 @@ const (
 	Add    Kind = "add"
 	Remove Kind = "remove"
 	Rotate Kind = "rotate" // same members, new secret
+	Prune  Kind = "prune"  // the same, and older secrets are dropped
 )
 
 // Plan is a change to begin.
@@ -32,6 +34,7 @@ type Plan struct {
 	Members     []ident.Baseboard
 	Threshold   ident.Threshold // 0: the default
 	Coordinator ident.Baseboard // a member of both groups that acknowledged the last commit
+	KeepFrom    ident.Epoch     // the first epoch whose secret is kept; 0: as before
 }
 
 // Committed is the newest decided change, nil before the first: the one that a new change builds on.
@@ -105,6 +108,9 @@ func (s *State) BeginChange(p Plan) error {
 		return reason.New(CodeThreshold, "leave the threshold out of the rack file for the default",
 			"rack: threshold must be at least 2 and below the number of members: have %d for %d members", p.Threshold, len(p.Members))
 	}
+	if err := p.checkKeep(base); err != nil {
+		return err
+	}
 	// A coordinator without the last commit would start a quorum that lacks the older secrets (protocol.md §8.1).
 	if !base.mayCoordinate(p) {
 		return reason.New(CodeCoordinator, "choose a sled that stays a member and has committed the last epoch",
@@ -113,7 +119,7 @@ func (s *State) BeginChange(p Plan) error {
 	s.Highest++
 	ch := &Change{
 		Kind: p.Kind, Epoch: s.Highest, LastCommitted: base.Epoch, Coordinator: p.Coordinator, Members: p.Members,
-		Threshold: p.Threshold, Phase: Preparing, Removed: missing(base.Members, p.Members),
+		Threshold: p.Threshold, Phase: Preparing, Removed: missing(base.Members, p.Members), KeepFrom: max(base.KeepFrom, p.KeepFrom),
 	}
 	ch.NeedAcks = ch.Quorum()
 	s.Base, s.Change = base, ch
@@ -133,11 +139,22 @@ func (p *Plan) checkKind(base *Change) error {
 		ok = added > 0 && removed == 0
 	case Remove:
 		ok = added == 0 && removed > 0
-	case Rotate:
+	case Rotate, Prune:
 		ok = added == 0 && removed == 0
 	}
 	if !ok {
 		return reason.New(CodeMembers, "add and remove sleds one after the other", "rack: %s with %d new and %d removed members", p.Kind, added, removed)
+	}
+	return nil
+}
+
+// checkKeep lets only a prune drop older secrets, and never the one that the change builds on.
+func (p *Plan) checkKeep(base *Change) error {
+	switch {
+	case p.Kind != Prune && p.KeepFrom > base.KeepFrom, p.Kind == Prune && p.KeepFrom <= base.KeepFrom:
+		return reason.New(CodeKeepFrom, "see sledvault rack status", "rack: %s that keeps the secrets from epoch %d on, they are kept from epoch %d on already", p.Kind, p.KeepFrom, base.KeepFrom)
+	case p.KeepFrom > base.Epoch:
+		return reason.New(CodeKeepFrom, "name an epoch up to the committed one", "rack: the secrets are to be kept from epoch %d on: have committed %d", p.KeepFrom, base.Epoch)
 	}
 	return nil
 }
@@ -163,7 +180,7 @@ func (s *State) Again(coordinator ident.Baseboard) error {
 	aborted := *was
 	aborted.Phase = Aborted
 	next.Change = &aborted
-	if err := next.BeginChange(Plan{was.Kind, was.Members, was.Threshold, coordinator}); err != nil {
+	if err := next.BeginChange(Plan{was.Kind, was.Members, was.Threshold, coordinator, was.KeepFrom}); err != nil {
 		return err
 	}
 	*s = next

@@ -74,11 +74,12 @@ type Change struct {
 	Threshold     ident.Threshold       `json:"threshold"`
 	NeedAcks      int                   `json:"need_acks"` // acknowledged prepares before the decision
 	Phase         Phase                 `json:"phase"`
-	Acked         []ident.Baseboard     `json:"acked"`             // acknowledged the prepare
-	Committed     []ident.Baseboard     `json:"committed"`         // acknowledged the commit
-	Removed       []ident.Baseboard     `json:"removed,omitempty"` // members of the last committed epoch that this one leaves out
-	Marked        bool                  `json:"marked,omitempty"`  // the enrolment set says that they are removed
-	Config        *quorum.Configuration `json:"-"`                 // as the coordinator made it; kept by the journal in its own form
+	Acked         []ident.Baseboard     `json:"acked"`               // acknowledged the prepare
+	Committed     []ident.Baseboard     `json:"committed"`           // acknowledged the commit
+	Removed       []ident.Baseboard     `json:"removed,omitempty"`   // members of the last committed epoch that this one leaves out
+	Marked        bool                  `json:"marked,omitempty"`    // the enrolment set says that they are removed
+	KeepFrom      ident.Epoch           `json:"keep_from,omitempty"` // older secrets of lower epochs are dropped; 0 keeps all. Never goes down
+	Config        *quorum.Configuration `json:"-"`                   // as the coordinator made it; kept by the journal in its own form
 	Certificate   *quorum.Certificate   `json:"-"`
 }
 
@@ -125,7 +126,7 @@ func (s *State) Adopt(config *quorum.Configuration, cert *quorum.Certificate) (b
 	}
 	ch := &Change{
 		Epoch: config.Epoch, LastCommitted: s.LastCommitted(), Coordinator: config.Coordinator, Threshold: config.Threshold,
-		Phase: Decided, Config: config, Certificate: cert,
+		Phase: Decided, Config: config, Certificate: cert, KeepFrom: cert.KeepFrom,
 	}
 	for _, m := range config.Members {
 		ch.Members = append(ch.Members, m.ID)
@@ -157,6 +158,14 @@ func (s *State) BeginInit(members []ident.Baseboard, threshold ident.Threshold) 
 	s.Highest++
 	s.Change = &Change{Epoch: s.Highest, Coordinator: members[0], Members: members, Threshold: threshold, NeedAcks: len(members), Phase: Preparing}
 	return nil
+}
+
+// Grant is what the coordinator needs to begin: the operator's word for exactly this change, not signed yet.
+func (c *Change) Grant(rack ident.RackID) *quorum.Grant {
+	return &quorum.Grant{
+		RackID: rack, Epoch: c.Epoch, Coordinator: c.Coordinator, Members: c.Members, Threshold: c.Threshold,
+		LastCommitted: c.LastCommitted, KeepFrom: c.KeepFrom,
+	}
 }
 
 // checkMembers expects them sorted.

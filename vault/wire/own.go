@@ -135,7 +135,7 @@ func (w *writer) grant(g *quorum.Grant) {
 			w.fail(CodeOrder, "members of a grant are not ascending at %d", i)
 		}
 	}
-	w.mapOf(8)
+	w.mapOf(8 + present(g.KeepFrom))
 	w.key("rack_id")
 	w.bytes(g.RackID[:])
 	w.key("epoch")
@@ -155,6 +155,26 @@ func (w *writer) grant(g *quorum.Grant) {
 	w.bool(g.LRTQUpgrade)
 	w.key("signature")
 	w.bytes(g.Signature[:])
+	w.keepFrom(g.KeepFrom)
+}
+
+// present counts an optional epoch.
+func present(e ident.Epoch) int { return min(int(e), 1) }
+
+// keepFrom writes the last field of grants and certificates, which is there only if secrets are dropped.
+func (w *writer) keepFrom(e ident.Epoch) {
+	if e != 0 {
+		w.key("keep_from")
+		w.uint(uint64(e))
+	}
+}
+
+func (r *reader) keepFrom(e *ident.Epoch) field {
+	return field{name: "keep_from", tail: true, read: func() {
+		if *e = r.epoch(); r.err == nil && *e == 0 {
+			r.fail(CodeNotCanonical, "have 0, want it left out")
+		}
+	}}
 }
 
 func (r *reader) grant() *quorum.Grant {
@@ -168,6 +188,7 @@ func (r *reader) grant() *quorum.Grant {
 		field{name: "last_committed", read: func() { g.LastCommitted = r.epoch() }},
 		field{name: "lrtq_upgrade", read: func() { g.LRTQUpgrade = r.bool() }},
 		field{name: "signature", read: func() { r.fixed(g.Signature[:]) }},
+		r.keepFrom(&g.KeepFrom),
 	)
 	return g
 }
@@ -189,7 +210,7 @@ func (w *writer) certificate(c *quorum.Certificate) {
 		w.fail(CodeEncode, "certificate is absent")
 		return
 	}
-	w.mapOf(4)
+	w.mapOf(4 + present(c.KeepFrom))
 	w.key("rack_id")
 	w.bytes(c.RackID[:])
 	w.key("epoch")
@@ -198,6 +219,7 @@ func (w *writer) certificate(c *quorum.Certificate) {
 	w.bytes(c.ConfigDigest[:])
 	w.key("signature")
 	w.bytes(c.Signature[:])
+	w.keepFrom(c.KeepFrom)
 }
 
 func (r *reader) certificate() *quorum.Certificate {
@@ -207,6 +229,7 @@ func (r *reader) certificate() *quorum.Certificate {
 		field{name: "epoch", read: func() { c.Epoch = r.epoch() }},
 		field{name: "config_digest", read: func() { r.fixed(c.ConfigDigest[:]) }},
 		field{name: "signature", read: func() { r.fixed(c.Signature[:]) }},
+		r.keepFrom(&c.KeepFrom),
 	)
 	return c
 }

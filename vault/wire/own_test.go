@@ -125,3 +125,37 @@ func TestSigningBytes(t *testing.T) {
 		t.Error("the certificate's signature is signed")
 	}
 }
+
+// TestKeepFrom: the first kept epoch is the last field, there only if it says something, and signed.
+func TestKeepFrom(t *testing.T) {
+	t.Parallel()
+	g, c := testGrant(), testCertificate()
+	g.KeepFrom, c.KeepFrom = 9, 9
+	msgs := []Msg{
+		TQ{quorum.Message{RackID: rackR, Kind: quorum.GrantNotice{Grant: g}}},
+		TQ{quorum.Message{RackID: rackR, Kind: quorum.CommitProof{Config: config1(), Certificate: c}}},
+	}
+	for i, m := range msgs {
+		b := mustEncode(t, m)
+		if d := diff(m, mustDecode(t, b)); d != "" {
+			t.Errorf("message %d: decoded differs: %s", i, d)
+		}
+		at := bytes.LastIndex(b, []byte("keep_from\x09"))
+		if at < 0 {
+			t.Fatalf("message %d: no such field in %x", i, b)
+		}
+		zero := bytes.Clone(b)
+		zero[at+len("keep_from")] = 0
+		if _, err := Decode(secret.Heap{}, zero); reason.CodeOf(err) != CodeNotCanonical {
+			t.Errorf("message %d: 0 written out: %v", i, err)
+		}
+	}
+	for name, p := range map[string][2][]byte{
+		"grant":       {GrantSigningBytes(g), GrantSigningBytes(testGrant())},
+		"certificate": {CertificateSigningBytes(c), CertificateSigningBytes(testCertificate())},
+	} {
+		if !bytes.Contains(p[0], []byte("/v2")) || !bytes.HasSuffix(p[0], []byte{9}) || !bytes.Contains(p[1], []byte("/v1")) {
+			t.Errorf("%s: signed as %x and %x", name, p[0], p[1])
+		}
+	}
+}

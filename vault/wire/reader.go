@@ -332,6 +332,7 @@ type field struct {
 	name     string
 	read     func()
 	optional bool // may be absent, as an optional field may be for the reference's decoder
+	tail     bool // the strict form, too, may end before it
 }
 
 // fields reads a struct: a map with text keys.
@@ -367,7 +368,7 @@ func (r *reader) fields(fs ...field) {
 		}
 	}
 	for i, f := range fs {
-		if r.err == nil && seen&(1<<i) == 0 && (!f.optional || r.strict) {
+		if r.err == nil && seen&(1<<i) == 0 && !f.tail && (!f.optional || r.strict) {
 			r.fail(CodeMissing, "field %q is missing", f.name)
 		}
 	}

@@ -13,6 +13,10 @@ import (
 const (
 	grantDomain  = "sledvault/grant/v1"
 	commitDomain = "sledvault/commit/v1"
+
+	// Version 2 adds, as the last element, the first epoch whose secret is kept. A statement that keeps all has version 1.
+	grantKeepDomain  = "sledvault/grant/v2"
+	commitKeepDomain = "sledvault/commit/v2"
 )
 
 // ConfigDigest is the SHA-256 of a configuration's CBOR, in the one form that our encoder gives it.
@@ -23,8 +27,12 @@ func ConfigDigest(c *quorum.Configuration) quorum.Digest {
 // GrantSigningBytes is what the signature of a grant covers: everything in it but the signature.
 func GrantSigningBytes(g *quorum.Grant) []byte {
 	return always(func(w *writer) {
-		w.array(8)
-		w.text(grantDomain)
+		domain, n := grantDomain, 8
+		if g.KeepFrom != 0 {
+			domain, n = grantKeepDomain, 9
+		}
+		w.array(n)
+		w.text(domain)
 		w.bytes(g.RackID[:])
 		w.uint(uint64(g.Epoch))
 		w.pair(g.Coordinator)
@@ -35,17 +43,27 @@ func GrantSigningBytes(g *quorum.Grant) []byte {
 		w.uint(uint64(g.Threshold))
 		w.uint(uint64(g.LastCommitted))
 		w.bool(g.LRTQUpgrade)
+		if g.KeepFrom != 0 {
+			w.uint(uint64(g.KeepFrom))
+		}
 	})
 }
 
 // CertificateSigningBytes is what the signature of a commit certificate covers: everything in it but the signature.
 func CertificateSigningBytes(c *quorum.Certificate) []byte {
 	return always(func(w *writer) {
-		w.array(4)
-		w.text(commitDomain)
+		domain, n := commitDomain, 4
+		if c.KeepFrom != 0 {
+			domain, n = commitKeepDomain, 5
+		}
+		w.array(n)
+		w.text(domain)
 		w.bytes(c.RackID[:])
 		w.uint(uint64(c.Epoch))
 		w.bytes(c.ConfigDigest[:])
+		if c.KeepFrom != 0 {
+			w.uint(uint64(c.KeepFrom))
+		}
 	})
 }
 

@@ -324,7 +324,7 @@ func forge(t *testing.T, s *simrack.Sled, key enroll.Key) api.PrepareAndCommitRe
 		t.Fatal(err)
 	}
 	cfg.Epoch++
-	cert, err := enroll.SignCertificate(key, cfg)
+	cert, err := enroll.SignCertificate(key, cfg, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

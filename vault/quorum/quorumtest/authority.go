@@ -38,6 +38,13 @@ func (h *hasher) id(b ident.Baseboard) {
 	h.text(b.Serial)
 }
 
+func (h *hasher) keepFrom(e ident.Epoch) {
+	if e != 0 {
+		h.text("keep from")
+		h.num(uint64(e))
+	}
+}
+
 func (h *hasher) sum() (s quorum.Signature) {
 	d := sha256.Sum256(h.b)
 	copy(s[:], d[:])
@@ -63,6 +70,7 @@ func (a Authority) grant(g *quorum.Grant) quorum.Signature {
 	if g.LRTQUpgrade {
 		h.num(1)
 	}
+	h.keepFrom(g.KeepFrom)
 	return h.sum()
 }
 
@@ -85,9 +93,12 @@ func ConfigDigest(c *quorum.Configuration) quorum.Digest {
 	return sha256.Sum256(h.b)
 }
 
-// Certify makes the commit certificate of a configuration.
-func (a Authority) Certify(c *quorum.Configuration) *quorum.Certificate {
-	cert := &quorum.Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: ConfigDigest(c)}
+// Certify makes the commit certificate of a configuration that keeps every older secret.
+func (a Authority) Certify(c *quorum.Configuration) *quorum.Certificate { return a.CertifyFrom(c, 0) }
+
+// CertifyFrom makes the commit certificate of a configuration that drops the secrets of epochs below keepFrom.
+func (a Authority) CertifyFrom(c *quorum.Configuration, keepFrom ident.Epoch) *quorum.Certificate {
+	cert := &quorum.Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: ConfigDigest(c), KeepFrom: keepFrom}
 	cert.Signature = a.certificate(cert)
 	return cert
 }
@@ -99,6 +110,7 @@ func (a Authority) certificate(c *quorum.Certificate) quorum.Signature {
 	h.bytes(c.RackID[:])
 	h.num(uint64(c.Epoch))
 	h.bytes(c.ConfigDigest[:])
+	h.keepFrom(c.KeepFrom)
 	return h.sum()
 }
 

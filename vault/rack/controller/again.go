@@ -201,6 +201,8 @@ type run struct {
 	earlier *rack.Change            // the decided change that an earlier command left, if any
 	marked  *enroll.Set             // with the marks of removed sleds; not yet the controller's
 	unfit   map[ident.Baseboard]int // how often a coordinator gave up
+
+	keepFrom ident.Epoch // of a prune
 }
 
 // openRun takes the journal's lock and reads what another command may have written meanwhile.

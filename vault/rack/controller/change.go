@@ -192,7 +192,7 @@ func (c *Controller) gaveUp(ctx context.Context, ch *rack.Change, err error) err
 // prepare has the coordinator hand out the shares, and records the decision once enough members have acknowledged.
 func (c *Controller) prepare(ctx context.Context, j *journal.Journal, st *rack.State) error {
 	ch := st.Change
-	grant := &quorum.Grant{RackID: st.Rack, Epoch: ch.Epoch, Coordinator: ch.Coordinator, Members: ch.Members, Threshold: ch.Threshold, LastCommitted: ch.LastCommitted}
+	grant := ch.Grant(st.Rack)
 	if err := enroll.SignGrant(c.key, grant); err != nil {
 		return err
 	}
@@ -275,7 +275,7 @@ func (c *Controller) watch(ctx context.Context, s *Sledlink, j *journal.Journal,
 		if !ch.Ready() {
 			continue
 		}
-		cert, err := enroll.SignCertificate(c.key, cfg)
+		cert, err := enroll.SignCertificate(c.key, cfg, ch.KeepFrom)
 		if err != nil {
 			return err
 		}

@@ -111,7 +111,7 @@ func (r *run) another(ctx context.Context, cause error) error {
 // coordinate asks the coordinator once and follows it to the decision.
 func (r *run) coordinate(ctx context.Context) error {
 	ch := r.st.Change
-	grant := &quorum.Grant{RackID: r.st.Rack, Epoch: ch.Epoch, Coordinator: ch.Coordinator, Members: ch.Members, Threshold: ch.Threshold, LastCommitted: ch.LastCommitted}
+	grant := ch.Grant(r.st.Rack)
 	if err := enroll.SignGrant(r.c.key, grant); err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func (r *run) follow(ctx context.Context, s *Sledlink) error {
 // decide records the decision. No commit has left before this returns.
 func (r *run) decide(cfg *quorum.Configuration) error {
 	ch := r.st.Change
-	cert, err := enroll.SignCertificate(r.c.key, cfg)
+	cert, err := enroll.SignCertificate(r.c.key, cfg, ch.KeepFrom)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/sledvault/sledvault/vault/api"
@@ -90,6 +91,10 @@ func (c *Controller) change(ctx context.Context, kind rack.Kind, boards []ident.
 			return nil, err
 		}
 	}
+	return r.change(ctx, kind, boards)
+}
+
+func (r *run) change(ctx context.Context, kind rack.Kind, boards []ident.Baseboard) (*rack.Change, error) {
 	for {
 		ch, err := r.steps(ctx, kind, boards)
 		if !errors.Is(err, errAgain) {
@@ -143,7 +148,7 @@ func (r *run) resume(ctx context.Context, kind rack.Kind, boards []ident.Baseboa
 	if ch.Phase == rack.Decided {
 		r.earlier = ch
 	}
-	asked := ch.Kind == kind && (kind == rack.Rotate || r.covers(ch, kind, boards))
+	asked := ch.Kind == kind && r.covers(ch, kind, boards)
 	switch {
 	case ch.Phase == rack.Preparing && !asked:
 		return false, reason.New(rack.CodeBusy, "finish it: "+r.command(ch)+", or give it up: sledvault rack abort",
@@ -166,10 +171,14 @@ func (r *run) resume(ctx context.Context, kind rack.Kind, boards []ident.Baseboa
 	return false, nil
 }
 
-// covers reports whether the change under way adds or removes exactly the given sleds.
+// covers reports whether the change under way adds or removes exactly the given sleds, or drops the same secrets.
 func (r *run) covers(ch *rack.Change, kind rack.Kind, boards []ident.Baseboard) bool {
 	base := r.st.Base
 	switch {
+	case kind == rack.Rotate:
+		return true
+	case kind == rack.Prune:
+		return ch.KeepFrom == r.keepFrom
 	case kind == rack.Remove:
 		return same(ch.Removed, boards)
 	case base == nil || base == ch: // decided: the one before is not remembered
@@ -201,6 +210,9 @@ func (r *run) command(ch *rack.Change) string {
 		return "sledvault rack init"
 	}
 	out := "sledvault rack " + string(ch.Kind)
+	if ch.Kind == rack.Prune {
+		return out + " --keep-from " + strconv.FormatUint(uint64(ch.KeepFrom), 10)
+	}
 	boards := ch.Removed
 	if ch.Kind == rack.Add {
 		boards = nil
@@ -232,13 +244,21 @@ func (r *run) plan(kind rack.Kind, boards []ident.Baseboard) (*rack.Plan, error)
 			members = slices.Delete(members, i, i+1)
 		}
 	}
-	if kind != rack.Rotate && len(members) == len(base.Members) {
+	done := len(members) == len(base.Members)
+	switch kind {
+	case rack.Rotate:
+		done = false
+	case rack.Prune:
+		done = base.KeepFrom >= r.keepFrom
+	case rack.Add, rack.Remove:
+	}
+	if done {
 		return nil, nil
 	}
 	if n := len(members); kind == rack.Remove && n < rack.MinMembers {
 		return nil, reason.New(rack.CodeMembers, "add another sled first: sledvault rack add", "rack: members: would have %d, want at least %d", n, rack.MinMembers)
 	}
-	return &rack.Plan{Kind: kind, Members: members, Threshold: ident.Threshold(r.c.file.Threshold)}, nil
+	return &rack.Plan{Kind: kind, Members: members, Threshold: ident.Threshold(r.c.file.Threshold), KeepFrom: r.keepFrom}, nil
 }
 
 // begin waits until enough sleds are there, and records the change.

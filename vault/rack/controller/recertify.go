@@ -101,7 +101,7 @@ func (r *run) recertify(ctx context.Context) error {
 
 // recertifyOne commits what is committed once more, under a certificate of the new key.
 func (r *run) recertifyOne(ctx context.Context, ch *rack.Change, all []ident.Baseboard) error {
-	cert, err := enroll.SignCertificate(r.c.key, ch.Config)
+	cert, err := enroll.SignCertificate(r.c.key, ch.Config, ch.KeepFrom)
 	if err != nil {
 		return err
 	}
