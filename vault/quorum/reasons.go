@@ -106,7 +106,7 @@ const (
 
 const (
 	hintRack     = "compare the rack ids in `sledvault status` of this sled and of the controller"
-	hintUpgrade  = "upgrade it first: sledvault rack upgrade-lrtq"
+	hintUpgrade  = "the rack must be upgraded from the older scheme first"
 	hintGrant    = "send the request through the controller that owns this rack's membership key"
 	hintDisagree = "remove the named coordinator from the rack and rotate again: sledvault rack remove; disks keep their old keys until then"
 	hintExpunged = "reset this sled's state and enrol it again if it should come back"
