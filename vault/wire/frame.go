@@ -37,7 +37,12 @@ func AppendFrame(dst []byte, m Msg) ([]byte, error) {
 
 // ReadFrame reads one frame and returns its payload, which lies in buf if it fits. The end of the stream between two
 // frames is io.EOF; other read errors are wrapped. A payload may hold secret bytes: the caller wipes buf and payload.
-func ReadFrame(r io.Reader, buf []byte) ([]byte, error) {
+func ReadFrame(r io.Reader, buf []byte) ([]byte, error) { return readFrame(r, buf, MaxPayload) }
+
+// ReadLRTQFrame is [ReadFrame] for a connection of the older scheme, whose frames are smaller.
+func ReadLRTQFrame(r io.Reader, buf []byte) ([]byte, error) { return readFrame(r, buf, MaxLRTQPayload) }
+
+func readFrame(r io.Reader, buf []byte, limit uint32) ([]byte, error) {
 	var head [headerSize]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		if err == io.EOF {
@@ -49,8 +54,8 @@ func ReadFrame(r io.Reader, buf []byte) ([]byte, error) {
 	switch {
 	case n == 0:
 		return nil, reason.New(CodeEmptyFrame, hintPeer, "wire: frame: have 0 bytes, want at least 1")
-	case n > MaxPayload:
-		return nil, tooLarge(uint64(n))
+	case n > limit:
+		return nil, reason.New(CodeTooLarge, hintPeer, "wire: frame: have %d bytes, want at most %d", n, limit)
 	}
 	return readPayload(r, buf, int(n))
 }

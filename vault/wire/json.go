@@ -1,17 +1,12 @@
 package wire
 
 import (
-	"bytes"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"io"
-	"slices"
 
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/quorum"
-	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/secret"
 )
 
 // ConfigurationJSON is a configuration in its JSON form (wire.md §8): ids and digests as text, members as pairs. It is
@@ -33,42 +28,121 @@ func DecodeConfigurationJSON(b []byte) (*quorum.Configuration, error) {
 	return c.Configuration, nil
 }
 
-type (
-	baseboardJSON struct {
-		Part   string `json:"part_number"`
-		Serial string `json:"serial_number"`
-	}
-	secretsJSON struct {
-		Salt string `json:"salt"`
-		Data string `json:"data"`
-	}
-	configJSON struct {
-		RackID      string        `json:"rack_id"`
-		Epoch       uint64        `json:"epoch"`
-		Coordinator baseboardJSON `json:"coordinator"`
-		Members     [][2]any      `json:"members"`
-		Threshold   uint8         `json:"threshold"`
-		Secrets     *secretsJSON  `json:"encrypted_rack_secrets"`
-	}
-)
-
 // MarshalJSON implements [json.Marshaler]. A nil configuration is null.
 func (j ConfigurationJSON) MarshalJSON() ([]byte, error) {
-	c := j.Configuration
+	return build(nil, MaxPayload, func(w *writer) { w.configurationJSON(j.Configuration) })
+}
+
+func (w *writer) configurationJSON(c *quorum.Configuration) {
 	if c == nil {
-		return []byte("null"), nil
+		w.str("null")
+		return
 	}
-	out := configJSON{
-		RackID: c.RackID.String(), Epoch: uint64(c.Epoch), Coordinator: baseboardJSON(c.Coordinator),
-		Threshold: uint8(c.Threshold), Members: [][2]any{},
+	w.str(`{"rack_id":"` + c.RackID.String() + `","epoch":`)
+	w.decimal(uint64(c.Epoch))
+	w.str(`,"coordinator":`)
+	w.baseboardJSON(c.Coordinator)
+	w.str(`,"members":[`)
+	for i, m := range c.Members {
+		w.comma(i)
+		w.str(`[`)
+		w.baseboardJSON(m.ID)
+		w.str(`,`)
+		w.hexJSON(m.ShareDigest[:])
+		w.str(`]`)
 	}
-	for _, m := range c.Members {
-		out.Members = append(out.Members, [2]any{baseboardJSON(m.ID), hex.EncodeToString(m.ShareDigest[:])})
-	}
+	w.str(`],"threshold":`)
+	w.decimal(uint64(c.Threshold))
+	w.str(`,"encrypted_rack_secrets":`)
 	if e := c.EncryptedSecrets; e != nil {
-		out.Secrets = &secretsJSON{hex.EncodeToString(e.Salt[:]), hex.EncodeToString(e.Data)}
+		w.str(`{"salt":`)
+		w.hexJSON(e.Salt[:])
+		w.str(`,"data":`)
+		w.hexJSON(e.Data)
+		w.str(`}}`)
+		return
 	}
-	return json.Marshal(out)
+	w.str(`null}`)
+}
+
+func (w *writer) baseboardJSON(b ident.Baseboard) {
+	w.str(`{"part_number":`)
+	w.quoted(b.Part)
+	w.str(`,"serial_number":`)
+	w.quoted(b.Serial)
+	w.str(`}`)
+}
+
+// comma goes before every element of a list but the first.
+func (w *writer) comma(i int) {
+	if i > 0 {
+		w.byte(',')
+	}
+}
+
+// decimal writes a number. Its digits may be those of a share.
+func (w *writer) decimal(v uint64) {
+	var digits [20]byte
+	at := len(digits)
+	for {
+		at--
+		digits[at] = byte('0' + v%10)
+		if v /= 10; v == 0 {
+			break
+		}
+	}
+	w.raw(digits[at:])
+	clear(digits[:])
+}
+
+// quoted writes the text of an identity, which is printable ASCII. It escapes what the reference escapes.
+func (w *writer) quoted(s string) {
+	w.byte('"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			w.byte('\\')
+			w.byte(c)
+		case c < ' ' || c > '~':
+			w.fail(CodeText, "have %.40q, want printable ASCII", s)
+		default:
+			w.byte(c)
+		}
+	}
+	w.byte('"')
+}
+
+func (w *writer) hexJSON(p []byte) {
+	w.byte('"')
+	for _, c := range p {
+		w.byte(hexDigits[c>>4])
+		w.byte(hexDigits[c&15])
+	}
+	w.byte('"')
+}
+
+func (w *writer) intsJSON(p []byte) {
+	w.byte('[')
+	w.intsInJSON(0, p)
+	w.byte(']')
+}
+
+// intsInJSON writes the elements of an array that has at already.
+func (w *writer) intsInJSON(at int, p []byte) {
+	for i, c := range p {
+		w.comma(at + i)
+		w.decimal(uint64(c))
+	}
+}
+
+// revealJSON writes the bytes of a share as an array of numbers, after the given public ones.
+func (w *writer) revealJSON(s secret.Share, before ...byte) {
+	w.byte('[')
+	w.intsInJSON(0, before)
+	if s.Use(func(b []byte) error { w.intsInJSON(len(before), b); return nil }) != nil {
+		w.fail(CodeEncode, "share is empty or destroyed")
+	}
+	w.byte(']')
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]. null is a nil configuration.
@@ -76,131 +150,13 @@ func (j *ConfigurationJSON) UnmarshalJSON(b []byte) error {
 	if len(b) > MaxPayload {
 		return tooLarge(uint64(len(b)))
 	}
-	d := jsonReader{}
+	d := jsonReader{hint: hintPeer}
 	c := d.configuration(b)
 	if d.err != nil {
 		return d.err
 	}
 	j.Configuration = c
 	return nil
-}
-
-// jsonReader decodes with a sticky error, like reader.
-type jsonReader struct{ err *reason.Error }
-
-func (d *jsonReader) fail(code reason.Code, format string, args ...any) {
-	if d.err == nil {
-		d.err = reason.New(code, hintPeer, "wire: decode json: "+format, args...)
-	}
-}
-
-// object reads an object that has exactly the given keys, each once, and returns their values in the keys' order.
-func (d *jsonReader) object(b []byte, names ...string) []json.RawMessage {
-	out := make([]json.RawMessage, len(names))
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		d.fail(CodeType, "want an object with %q", names)
-		return out
-	}
-	for dec.More() && d.err == nil {
-		t, err := dec.Token()
-		name, _ := t.(string)
-		at := slices.Index(names, name)
-		switch {
-		case err != nil:
-			d.fail(CodeType, "not JSON")
-		case at < 0:
-			d.fail(CodeUnknownKey, "unknown key %.60q", name)
-		case out[at] != nil:
-			d.fail(CodeDuplicate, "key %q occurs twice", name)
-		case dec.Decode(&out[at]) != nil:
-			d.fail(CodeType, "%s: not JSON", name)
-		}
-	}
-	d.end(dec)
-	for i, v := range out {
-		if v == nil {
-			d.fail(CodeMissing, "key %q is missing", names[i])
-		}
-	}
-	return out
-}
-
-// end reads the closing bracket and refuses anything after it.
-func (d *jsonReader) end(dec *json.Decoder) {
-	if d.err != nil {
-		return
-	}
-	if _, err := dec.Token(); err != nil {
-		d.fail(CodeShort, "input ends early")
-		return
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		d.fail(CodeTrailing, "something follows the value")
-	}
-}
-
-// list reads an array of at most max elements.
-func (d *jsonReader) list(b []byte, max int) (out []json.RawMessage) {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if t, err := dec.Token(); err != nil || t != json.Delim('[') {
-		d.fail(CodeType, "want an array")
-		return nil
-	}
-	for dec.More() && d.err == nil {
-		var v json.RawMessage
-		switch {
-		case len(out) == max:
-			d.fail(CodeLength, "have more than %d elements", max)
-		case dec.Decode(&v) != nil:
-			d.fail(CodeType, "element %d: not JSON", len(out))
-		}
-		out = append(out, v)
-	}
-	d.end(dec)
-	return out
-}
-
-func (d *jsonReader) value(name string, b []byte, to any) {
-	if d.err != nil {
-		return
-	}
-	if err := json.Unmarshal(b, to); err != nil || string(b) == "null" {
-		d.fail(CodeType, "%s: have %.40q, want %T", name, b, to)
-	}
-}
-
-func (d *jsonReader) text(name string, b []byte) (s string) {
-	d.value(name, b, &s)
-	return s
-}
-
-// hex reads lower-case hex. If size is not negative, it is the number of bytes.
-func (d *jsonReader) hex(name string, b []byte, size int) []byte {
-	s := d.text(name, b)
-	out, err := hex.DecodeString(s)
-	switch {
-	case d.err != nil:
-	case err != nil || hex.EncodeToString(out) != s:
-		d.fail(CodeText, "%s: want lower-case hex", name)
-	case size >= 0 && len(out) != size:
-		d.fail(CodeLength, "%s: have %d bytes, want %d", name, len(out), size)
-	}
-	return out
-}
-
-func (d *jsonReader) digest(name string, b []byte) (out [32]byte) {
-	copy(out[:], d.hex(name, b, len(out)))
-	return out
-}
-
-func (d *jsonReader) rackID(b []byte) ident.RackID {
-	s := d.text("rack_id", b)
-	id, err := ident.ParseRackID(s)
-	if d.err == nil && (err != nil || id.String() != s) {
-		d.fail(CodeText, "rack_id: have %.60q, want a hyphenated lower-case UUID", s)
-	}
-	return id
 }
 
 func (d *jsonReader) baseboard(name string, b []byte) (id ident.Baseboard) {
@@ -222,7 +178,7 @@ func (d *jsonReader) configuration(b []byte) *quorum.Configuration {
 	if d.err != nil {
 		return nil
 	}
-	c := &quorum.Configuration{RackID: d.rackID(v[0])}
+	c := &quorum.Configuration{RackID: d.rackID("rack_id", v[0])}
 	d.value("epoch", v[1], &c.Epoch)
 	c.Coordinator = d.baseboard("coordinator", v[2])
 	for _, m := range d.list(v[3], MaxMembers) {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/quorum"
 )
 
@@ -60,7 +61,7 @@ func (r *reader) quorumKind() (k quorum.MessageKind) {
 		option{"GetShare", func() { k = quorum.GetShare{Epoch: r.epoch()} }},
 		option{"Share", func() { k = r.shareReply() }},
 		option{"GetLrtqShare", nil},
-		option{"LrtqShare", func() { k = r.lrtqShare() }},
+		option{"LrtqShare", func() { k = quorum.LRTQShare{Share: r.lrtqShare()} }},
 		option{"Expunged", func() { k = quorum.ExpungedNotice{Epoch: r.epoch()} }},
 		option{"CommitAdvance", func() { k = quorum.CommitAdvance{Config: r.configuration()} }},
 	)
@@ -87,7 +88,7 @@ func (r *reader) shareReply() (s quorum.ShareReply) {
 }
 
 // lrtqShare reads 33 integers: x, then the bytes of the share.
-func (r *reader) lrtqShare() (s quorum.LRTQShare) {
+func (r *reader) lrtqShare() (s gfss.Share) {
 	m, n, indefinite := r.head()
 	switch {
 	case r.err != nil:
@@ -99,8 +100,8 @@ func (r *reader) lrtqShare() (s quorum.LRTQShare) {
 		r.fail(CodeLength, "have %d integers, want %d", n, 1+ShareSize)
 		return s
 	}
-	s.Share.X = r.shareX()
-	s.Share.Y = r.shareY(func(b []byte) {
+	s.X = r.shareX()
+	s.Y = r.shareY(func(b []byte) {
 		for i := range b {
 			b[i] = r.uint8()
 		}

@@ -163,8 +163,8 @@ func (w *writer) hex(p []byte) {
 	}
 }
 
-// revealInts writes the bytes of a share as integers, after the given public ones. Together with [writer.revealBytes] it
-// is the only way by which a secret leaves through this package.
+// revealInts writes the bytes of a share as integers, after the given public ones. It, [writer.revealBytes] and
+// [writer.revealJSON] are the only ways by which a secret leaves through this package.
 func (w *writer) revealInts(s secret.Share, before ...byte) {
 	w.array(s.Len() + len(before))
 	for _, c := range before {
