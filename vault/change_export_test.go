@@ -24,3 +24,12 @@ func (d *Daemon) Forge(to ident.Baseboard, kinds ...quorum.MessageKind) error {
 	}
 	return nil
 }
+
+// ForgeMessages is [Daemon.Forge] for any message.
+func (d *Daemon) ForgeMessages(to ident.Baseboard, msgs ...wire.Msg) error {
+	d.mu.RLock()
+	m := d.peers
+	d.mu.RUnlock()
+	_, err := m.SendAll(to, msgs...)
+	return err
+}

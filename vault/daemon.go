@@ -72,6 +72,7 @@ type Daemon struct {
 	store    *store
 	attestor *attestor
 	prover   *rot.Prover
+	network  *network
 	peers    *peer.Manager
 	driver   *driver
 	stopNet  func() // ends the peer network and waits for it

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
@@ -33,6 +34,10 @@ type driver struct {
 	replies  map[quorum.RequestID]chan quorum.Reply // owned by the goroutine
 	nextID   quorum.RequestID
 
+	conns   map[ident.Baseboard]*connection // owned by the goroutine
+	proxies *proxies                        // requests to peers
+	network *network
+
 	committed func(ident.Epoch) // the latest committed epoch changed; 0: this sled was removed
 	onChange  func()            // the status changed
 
@@ -50,12 +55,14 @@ type request struct {
 	cancels *request          // an earlier request whose caller gave up; then in is nil
 }
 
-func newDriver(node *quorum.Node, st *store, peers *peer.Manager, reasons *reason.Log, log *slog.Logger, committed func(ident.Epoch)) *driver {
-	return &driver{
-		node: node, store: st, reasons: reasons, log: log, peers: peers, committed: committed,
+func newDriver(node *quorum.Node, st *store, peers *peer.Manager, net *network, reasons *reason.Log, log *slog.Logger, committed func(ident.Epoch)) *driver {
+	d := &driver{
+		node: node, network: net, conns: map[ident.Baseboard]*connection{}, store: st, reasons: reasons, log: log, peers: peers, committed: committed,
 		requests: make(chan *request, requestQueue), done: make(chan struct{}), replies: map[quorum.RequestID]chan quorum.Reply{},
 		status: node.Status(), version: 1, changed: make(chan struct{}), onChange: func() {},
 	}
+	d.proxies = newProxies(peers.SendAll, reasons, d.done, func() { d.onChange() })
+	return d
 }
 
 // run is the loop. It returns nil when ctx ends, and an error when the daemon must stop.
@@ -72,9 +79,7 @@ func (d *driver) run(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			if in := d.fromPeer(ev); in != nil {
-				err = d.step(ctx, 0, in)
-			}
+			err = d.fromPeer(ctx, ev)
 		}
 		if err != nil {
 			return err
@@ -210,19 +215,44 @@ func (d *driver) send(e quorum.Envelope) {
 	wire.Destroy(wire.TQ{Message: e.Message})
 }
 
-// fromPeer turns a connection event into an input, or nil.
-func (d *driver) fromPeer(ev peer.Event) quorum.Input {
+// fromPeer acts on a connection event. An error ends the daemon.
+func (d *driver) fromPeer(ctx context.Context, ev peer.Event) error {
 	switch ev := ev.(type) {
 	case peer.Up:
 		d.log.Info("peer up", "peer", ev.Peer.String())
-		return quorum.PeerUp{Peer: ev.Peer, Capabilities: ev.Capabilities}
+		d.conns[ev.Peer] = &connection{id: ev.Conn, removed: ev.Removed, credit: proxyBurst, since: time.Now()}
+		d.proxies.lost(ev.Peer, ev.Conn-1) // a newer connection took the place of the one they went out on
+		if !ev.Removed {
+			d.network.peerUp(ev.Peer)
+		}
+		return d.step(ctx, 0, quorum.PeerUp{Peer: ev.Peer, Capabilities: ev.Capabilities})
 	case peer.Down:
 		d.log.Info("peer down", "peer", ev.Peer.String())
-		return quorum.PeerDown{Peer: ev.Peer}
+		delete(d.conns, ev.Peer)
+		d.proxies.lost(ev.Peer, ev.Conn)
+		d.network.peerDown(ev.Peer)
+		return d.step(ctx, 0, quorum.PeerDown{Peer: ev.Peer})
 	case peer.Message:
-		if m, ok := ev.Msg.(wire.TQ); ok {
-			return quorum.PeerMessage{From: ev.From, Message: m.Message}
+		return d.message(ctx, ev)
+	}
+	return nil
+}
+
+// message acts on a message of a peer.
+func (d *driver) message(ctx context.Context, ev peer.Message) error {
+	switch m := ev.Msg.(type) {
+	case wire.TQ:
+		if proof, ok := m.Kind.(quorum.CommitProof); ok && d.conns[ev.From] != nil {
+			d.conns[ev.From].proof = proof.Certificate
 		}
+		return d.step(ctx, 0, quorum.PeerMessage{From: ev.From, Message: m.Message})
+	case wire.NetworkConfig:
+		d.network.receive(ev.From, m, d.trusts(ev.From))
+	case wire.ProxyRequest:
+		return d.proxied(ctx, ev.From, m)
+	case wire.ProxyResponse:
+		d.proxies.response(ev.From, m)
+	default:
 		d.reasons.Count("peer-message-unserved", ev.From.String(), fmt.Sprintf("%T is not served by this version", ev.Msg))
 	}
 	return nil

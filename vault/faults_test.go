@@ -214,6 +214,7 @@ func TestAttack(t *testing.T) {
 	t.Parallel()
 	t.Run("ledger-rollback", ledgerRollback)
 	t.Run("lone-expunge", loneExpunge)
+	t.Run("rogue-coordinator", rogueProxy)
 	t.Run("orphan-old-secrets", orphanOldSecrets)
 	t.Run("wiped-state", func(t *testing.T) {
 		r := unlockedRack(t, 3)

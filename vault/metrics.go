@@ -83,9 +83,13 @@ func (d *Daemon) metrics(ctx context.Context) string {
 		m.one("sledvault_peers_connected", "Peers that are connected and have proved themselves.", float64(len(q.ConnectedPeers)))
 		m.one("sledvault_members", "Members of the newest committed configuration.", float64(len(q.Members)))
 		m.one("sledvault_threshold", "Shares that are needed.", float64(q.Threshold))
+		m.one("sledvault_proxied_requests", "Requests that this sled has passed on to peers and waits for.", float64(q.ProxiedRequests))
 		if n := len(q.Commits); n > 0 {
 			m.one("sledvault_epoch", "The newest committed epoch.", float64(q.Commits[n-1]))
 		}
+	}
+	if s.Network != nil {
+		m.one("sledvault_network_config_generation", "Generation of the rack's network configuration.", float64(s.Network.Generation))
 	}
 	if st := d.getStore(); st != nil {
 		l := st.ledger.Status()

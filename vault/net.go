@@ -19,6 +19,7 @@ import (
 	"github.com/sledvault/sledvault/vault/peer"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/wire"
 )
 
 // CodeOwnEvidence marks evidence of this sled that its own enrolment record refuses.
@@ -39,9 +40,11 @@ func (d *Daemon) setStore(s *store) error {
 		return err
 	}
 	d.recallSeen(s.ledger.Observed())
+	n := newNetwork(s.ledger.Network(), s.ledger.SaveNetwork, d.reasons, d.log)
+	n.onNews = d.changes.bump
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.store, d.attestor, d.prover = s, a, p
+	d.store, d.attestor, d.prover, d.network = s, a, p, n
 	return nil
 }
 
@@ -89,7 +92,9 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 		return retry(err)
 	}
 	m.SetPeers(addrs)
-	drv := newDriver(node, store, m, d.reasons, d.log, d.onCommitted)
+	network := d.getNetwork()
+	network.setSend(func(to ident.Baseboard, c wire.NetworkConfig) error { return m.Send(to, c) })
+	drv := newDriver(node, store, m, network, d.reasons, d.log, d.onCommitted)
 	drv.onChange = d.changes.bump
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -103,6 +108,7 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 			d.fail(err)
 		}
 	})
+	wg.Go(func() { network.run(ctx) })
 	wg.Go(func() { d.keepSeen(ctx) })
 	wg.Go(func() { d.followRemoval(ctx, drv) })
 	d.mu.Lock()

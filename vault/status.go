@@ -33,7 +33,7 @@ func (d *Daemon) Status(context.Context) api.Status {
 		s.Seal.TPM = d.tpmID
 	}
 	s.Claim.Fingerprint = d.claimFingerprint()
-	store, drv, peers := d.store, d.driver, d.peers
+	store, drv, peers, network := d.store, d.driver, d.peers, d.network
 	d.mu.RUnlock()
 
 	s.Boot = d.boot.snapshot()
@@ -48,7 +48,12 @@ func (d *Daemon) Status(context.Context) api.Status {
 	if drv != nil {
 		st, _, _ := drv.Status()
 		s.Quorum = quorumOf(st)
+		s.Quorum.ProxiedRequests = drv.proxies.count()
 		s.Alarms = alarmsOf(st)
+	}
+	if network != nil {
+		s.Network = networkStatus(network)
+		s.Alarms = append(s.Alarms, network.alarms()...)
 	}
 	s.Disks = d.disks.list()
 	for _, st := range lockedmem.Hardening() {

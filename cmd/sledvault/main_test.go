@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -101,6 +102,27 @@ func (fakeSled) ReleaseKey(_ context.Context, _ api.Caller, disk string) (secret
 		return secret.DiskKey{}, reason.New(api.CodeUnknownDisk, "see sledvault disks", "no disk %q is configured", disk)
 	}
 	return secret.Take[secret.DiskKeyKind](secret.Heap{}, []byte(strings.Repeat("K", 32)))
+}
+
+// NetworkConfig implements [api.Node].
+func (fakeSled) NetworkConfig(_ context.Context, after uint64) (api.NetworkConfig, error) {
+	return api.NetworkConfig{Generation: 7 + after, SHA256: "beef", Blob: []byte("routes\n")}, nil
+}
+
+// SetNetworkConfig implements [api.Node].
+func (fakeSled) SetNetworkConfig(_ context.Context, generation uint64, blob []byte) (api.NetworkConfig, error) {
+	if generation < 8 {
+		return api.NetworkConfig{}, reason.New("network-config-stale", "use a higher one", "have generation %d, want more than 7", generation)
+	}
+	return api.NetworkConfig{Generation: generation, SHA256: fmt.Sprintf("%x", blob)}, nil
+}
+
+// ProxyStatus implements [api.Node].
+func (fakeSled) ProxyStatus(_ context.Context, to ident.Baseboard) (api.NodeStatus, error) {
+	if to == board {
+		return api.NodeStatus{}, &reason.Error{Code: "proxy-self", Text: "this one", Remedy: reason.Usage}
+	}
+	return api.NodeStatus{ConnectedPeers: []ident.Baseboard{board}, PersistentState: api.PersistentState{Commits: []ident.Epoch{3}}}, nil
 }
 
 // FormatDisk implements [api.Node].

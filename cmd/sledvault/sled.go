@@ -77,6 +77,9 @@ func writeStatus(w io.Writer, s api.Status) {
 		row("quorum", "%s", quorumLine(q))
 		row("peers", "%d connected", len(q.ConnectedPeers))
 	}
+	if n := s.Network; n != nil {
+		row("network", "generation %d, %d bytes", n.Generation, n.Bytes)
+	}
 	for _, d := range s.Disks {
 		row("disk "+d.ID, "%s", diskLine(d))
 	}
@@ -274,9 +277,16 @@ func (a *app) unlock(ctx context.Context, wait time.Duration) ([]api.Disk, error
 }
 
 func (a *app) quorumCommand() *cobra.Command {
+	var of string
 	status := &cobra.Command{
-		Use: "status", Short: "the trust-quorum node of this sled", Args: noArgs, Example: "  sledvault quorum status",
+		Use: "status", Short: "the trust-quorum node of this sled", Args: noArgs,
+		Long: "Shows the trust-quorum node of this sled, or, with --of, what the node of another sled says when it is asked over\n" +
+			"this sled's connection to it: for a sled that cannot be reached otherwise.",
+		Example: "  sledvault quorum status\n  sledvault quorum status --of 913-0000019:BRM42220051",
 		RunE: func(c *cobra.Command, _ []string) error {
+			if of != "" {
+				return a.statusOf(c, of)
+			}
 			return a.part(c, func(s api.Status) any { return s.Quorum }, func(w io.Writer, s api.Status) {
 				if s.Quorum == nil {
 					_, _ = fmt.Fprintln(w, "the boot has not reached the quorum yet; see sledvault status")
@@ -289,6 +299,7 @@ func (a *app) quorumCommand() *cobra.Command {
 			})
 		},
 	}
+	status.Flags().StringVar(&of, "of", "", "ask another sled, PART:SERIAL, over the peer network")
 	config := &cobra.Command{
 		Use: "config", Short: "the latest committed configuration and its certificate", Args: noArgs, Example: "  sledvault quorum config --json",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -302,6 +313,30 @@ func (a *app) quorumCommand() *cobra.Command {
 		},
 	}
 	return group("quorum", "details of the trust-quorum node", status, config, a.replayCommand())
+}
+
+// statusOf asks another sled through this one.
+func (a *app) statusOf(c *cobra.Command, of string) error {
+	b, err := ident.ParseBaseboard(of)
+	if err != nil {
+		return cli.UsageError("--of: %v", err)
+	}
+	ctx, cancel := brief(c)
+	defer cancel()
+	s, err := a.sled().ProxyStatus(ctx, b)
+	if err != nil {
+		return err
+	}
+	return a.print(s, func(w io.Writer) {
+		p := s.PersistentState
+		_, _ = fmt.Fprintf(w, "configurations %v, shares %v, commits %v, %d peers connected\n", p.Configs, p.Shares, p.Commits, len(s.ConnectedPeers))
+		if p.Expunged != nil {
+			_, _ = fmt.Fprintf(w, "expunged at epoch %d, told by %s\n", p.Expunged.Epoch, p.Expunged.From)
+		}
+		for _, k := range s.Alarms {
+			_, _ = fmt.Fprintf(w, "ALARM %s\n", k)
+		}
+	})
 }
 
 func connected(s api.Status, m ident.Baseboard) string {

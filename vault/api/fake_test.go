@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -135,6 +136,29 @@ func (f *fakeNode) FormatDisk(_ context.Context, who api.Caller, disk string, _ 
 }
 
 func (f *fakeNode) SetPeers(context.Context, []string) error { return f.call("peers") }
+
+func (f *fakeNode) NetworkConfig(ctx context.Context, after uint64) (api.NetworkConfig, error) {
+	for after >= 7 && ctx.Err() == nil {
+		<-ctx.Done()
+	}
+	return api.NetworkConfig{Generation: 7, Blob: []byte("{}")}, f.call("network-config")
+}
+
+func (f *fakeNode) SetNetworkConfig(_ context.Context, generation uint64, blob []byte) (api.NetworkConfig, error) {
+	return api.NetworkConfig{Generation: generation}, f.call(fmt.Sprintf("set network-config %d %q", generation, blob))
+}
+
+func (f *fakeNode) ProxyCommit(_ context.Context, to ident.Baseboard, _ quorum.Commit) (quorum.CommitStatus, error) {
+	return quorum.Committed, f.call("proxy commit to " + to.String())
+}
+
+func (f *fakeNode) ProxyPrepareAndCommit(_ context.Context, to ident.Baseboard, _ quorum.PrepareAndCommit) (quorum.CommitStatus, error) {
+	return quorum.Pending, f.call("proxy prepare-and-commit to " + to.String())
+}
+
+func (f *fakeNode) ProxyStatus(_ context.Context, to ident.Baseboard) (api.NodeStatus, error) {
+	return api.NodeStatus{ProxiedRequests: 1}, f.call("proxy status of " + to.String())
+}
 
 func (f *fakeNode) TPMIdentity(context.Context) (api.TPMIdentity, error) {
 	return api.TPMIdentity{EKName: "000b"}, f.call("tpm")

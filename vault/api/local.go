@@ -211,6 +211,7 @@ func (l *Local) routes() []route {
 			return nil, n.SetPeers(ctx, req.Peers)
 		}},
 	}
+	rs = append(rs, networkRoutes(n)...)
 	return append(rs, quorumRoutes(n, RoleOperate)...)
 }
 

@@ -66,6 +66,16 @@ func sample(pattern string) (method, path, body string) {
 		body = `{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"members":["a:1","a:2","a:3"],"threshold":2,"last_committed_epoch":null,"grant":null}`
 	case "/v1/quorum/commit":
 		body = `{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"certificate":` + cert + `}`
+	case "/v1/network-config":
+		if method == "PUT" {
+			body = `{"generation":7,"blob":"e30="}`
+		}
+	case "/v1/quorum/proxy/commit":
+		body = `{"destination":"a:1","request":{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"certificate":` + cert + `}}`
+	case "/v1/quorum/proxy/prepare-and-commit":
+		body = `{"destination":"a:1","request":{"config":` + configJSON() + `,"certificate":` + cert + `}}`
+	case "/v1/quorum/proxy/status":
+		path += "?part_number=a&serial_number=1"
 	case "/v1/peers":
 		body = `{"peers":[]}`
 	case "/v1/seal/reset":

@@ -37,12 +37,17 @@ type Node interface {
 	ReleaseKey(ctx context.Context, who Caller, disk string) (secret.DiskKey, error)
 	FormatDisk(ctx context.Context, who Caller, disk string, r FormatRequest) (Disk, error)
 	SetPeers(ctx context.Context, peers []string) error
+	// NetworkConfig returns the network configuration once its generation exceeds after, or when ctx ends.
+	NetworkConfig(ctx context.Context, after uint64) (NetworkConfig, error)
+	// SetNetworkConfig stores a newer one, then hands it to the peers. The one that is there already is no error.
+	SetNetworkConfig(ctx context.Context, generation uint64, blob []byte) (NetworkConfig, error)
 	// ResetSeal makes the sled forget its rack. If end is not nil the daemon must end, whether it succeeded or not: the
 	// caller calls it when the answer is on its way.
 	ResetSeal(ctx context.Context, who Caller, r ResetRequest) (end func(), err error)
 	TPMIdentity(ctx context.Context) (TPMIdentity, error)
 	SPIdentity(ctx context.Context) (SPIdentity, error)
 
+	Proxy
 	Reconfigure(ctx context.Context, r quorum.Reconfigure) error
 	Commit(ctx context.Context, r quorum.Commit) (quorum.CommitStatus, error)
 	// PrepareAndCommit returns when the node has committed, or "pending" when ctx ends.

@@ -39,24 +39,29 @@ type routeDoc struct {
 // routeDocs describes every route of both APIs. TestRoles and TestAccess hold it against what the servers do.
 func routeDocs() map[string]routeDoc {
 	return map[string]routeDoc{
-		"GET /v1/status":                    {"What the sled does, waits for and has refused: at once, or locally when its revision is no longer ?after=, or after 30 s.", nil, api.Status{}, api.RoleObserve, "anyone"},
-		"GET /v1/disks":                     {"The sled's disks.", nil, api.DisksReply{}, api.RoleObserve, ""},
-		"GET /v1/tpm":                       {"The keys of the sled's TPM.", nil, api.TPMIdentity{}, api.RoleObserve, ""},
-		"GET /v1/sp":                        {"The baseboard identity, read again over the serial line.", nil, api.SPIdentity{}, api.RoleObserve, ""},
-		"POST /v1/unlock":                   {"Open every locked disk; below the threshold wait as asked, then name who is missing.", api.UnlockRequest{}, api.DisksReply{}, api.RoleUnlock, ""},
-		"POST /v1/disks/{id}/format":        {"Encrypt a disk under the rack's newest epoch.", api.FormatRequest{}, api.Disk{}, api.RoleUnlock, ""},
-		"POST /v1/disks/{id}/key":           {"The 32 bytes of a disk's key. The release is recorded before the first byte leaves.", struct{}{}, octets{}, api.RoleUnlock, ""},
-		"POST /v1/seal/reset":               {"Forget the rack: counter and claim go from the TPM, the state is moved aside, and the daemon ends, to be started again.", api.ResetRequest{}, struct{}{}, api.RoleOperate, ""},
-		"PUT /v1/peers":                     {"Replace the list of peer addresses.", api.PeersRequest{}, struct{}{}, api.RoleAgent, ""},
-		"POST /v1/quorum/configuration":     {"Coordinate a configuration, with the operator's grant.", api.ReconfigureRequest{}, struct{}{}, api.RoleOperate, "controller"},
-		"GET /v1/quorum/coordinator":        {"The progress of a coordination: at once, or when its version exceeds ?after=, or after 30 s.", nil, api.CoordinatorStatus{}, api.RoleOperate, "controller"},
-		"PUT /v1/quorum/commit":             {"Commit a prepared epoch, with the operator's certificate.", api.CommitRequest{}, api.CommitReply{}, api.RoleOperate, "controller"},
-		"PUT /v1/quorum/prepare-and-commit": {"Hand over a committed configuration. Answers when the sled has committed it, or \"pending\" after 30 s.", api.PrepareAndCommitRequest{}, api.CommitReply{}, api.RoleOperate, "controller"},
-		"GET /v1/quorum/config":             {"The latest committed configuration and its certificate; nulls if there is none.", nil, api.PrepareAndCommitRequest{}, api.RoleOperate, "controller"},
-		"POST /v1/enroll/begin":             {"Show the sled's TPM, signed for this connection.", enroll.BeginRequest{}, enroll.BeginResponse{}, "", "claimant"},
-		"POST /v1/enroll/activate":          {"Prove that the attestation key lives in the TPM of the endorsement key.", enroll.ActivateRequest{}, enroll.ActivateResponse{}, "", "claimant"},
-		"PUT /v1/enroll/set":                {"Hand over an enrolment set. The first one only on the connection that was activated; one that changes a key may come from anyone.", octets{}, api.SetReply{}, "", "setbearer"},
-		"POST /v1/attest":                   {"Evidence bound to this connection.", api.AttestRequest{}, api.AttestReply{}, "", "controller"},
+		"GET /v1/status":                          {"What the sled does, waits for and has refused: at once, or locally when its revision is no longer ?after=, or after 30 s.", nil, api.Status{}, api.RoleObserve, "anyone"},
+		"GET /v1/disks":                           {"The sled's disks.", nil, api.DisksReply{}, api.RoleObserve, ""},
+		"GET /v1/tpm":                             {"The keys of the sled's TPM.", nil, api.TPMIdentity{}, api.RoleObserve, ""},
+		"GET /v1/sp":                              {"The baseboard identity, read again over the serial line.", nil, api.SPIdentity{}, api.RoleObserve, ""},
+		"POST /v1/unlock":                         {"Open every locked disk; below the threshold wait as asked, then name who is missing.", api.UnlockRequest{}, api.DisksReply{}, api.RoleUnlock, ""},
+		"POST /v1/disks/{id}/format":              {"Encrypt a disk under the rack's newest epoch.", api.FormatRequest{}, api.Disk{}, api.RoleUnlock, ""},
+		"POST /v1/disks/{id}/key":                 {"The 32 bytes of a disk's key. The release is recorded before the first byte leaves.", struct{}{}, octets{}, api.RoleUnlock, ""},
+		"POST /v1/seal/reset":                     {"Forget the rack: counter and claim go from the TPM, the state is moved aside, and the daemon ends, to be started again.", api.ResetRequest{}, struct{}{}, api.RoleOperate, ""},
+		"PUT /v1/peers":                           {"Replace the list of peer addresses.", api.PeersRequest{}, struct{}{}, api.RoleAgent, ""},
+		"POST /v1/quorum/configuration":           {"Coordinate a configuration, with the operator's grant.", api.ReconfigureRequest{}, struct{}{}, api.RoleOperate, "controller"},
+		"GET /v1/quorum/coordinator":              {"The progress of a coordination: at once, or when its version exceeds ?after=, or after 30 s.", nil, api.CoordinatorStatus{}, api.RoleOperate, "controller"},
+		"PUT /v1/quorum/commit":                   {"Commit a prepared epoch, with the operator's certificate.", api.CommitRequest{}, api.CommitReply{}, api.RoleOperate, "controller"},
+		"PUT /v1/quorum/prepare-and-commit":       {"Hand over a committed configuration. Answers when the sled has committed it, or \"pending\" after 30 s.", api.PrepareAndCommitRequest{}, api.CommitReply{}, api.RoleOperate, "controller"},
+		"GET /v1/quorum/config":                   {"The latest committed configuration and its certificate; nulls if there is none.", nil, api.PrepareAndCommitRequest{}, api.RoleOperate, "controller"},
+		"GET /v1/network-config":                  {"The rack's network configuration: at once, or when its generation exceeds ?after=, or after 30 s.", nil, api.NetworkConfig{}, api.RoleAgent, ""},
+		"PUT /v1/network-config":                  {"Give the rack a newer network configuration. It is stored, then handed to the peers.", api.NetworkConfigRequest{}, api.NetworkConfig{}, api.RoleAgent, ""},
+		"PUT /v1/quorum/proxy/commit":             {"Pass a commit on to another sled, over this one's connection to it.", api.ProxyCommitRequest{}, api.CommitReply{}, api.RoleOperate, "controller"},
+		"PUT /v1/quorum/proxy/prepare-and-commit": {"Pass a committed configuration on to another sled. It answers at once: \"pending\" if it must first compute its share.", api.ProxyPrepareAndCommitRequest{}, api.CommitReply{}, api.RoleOperate, "controller"},
+		"GET /v1/quorum/proxy/status":             {"What another sled's node says about itself, over this one's connection to it.", nil, api.NodeStatus{}, api.RoleOperate, "controller"},
+		"POST /v1/enroll/begin":                   {"Show the sled's TPM, signed for this connection.", enroll.BeginRequest{}, enroll.BeginResponse{}, "", "claimant"},
+		"POST /v1/enroll/activate":                {"Prove that the attestation key lives in the TPM of the endorsement key.", enroll.ActivateRequest{}, enroll.ActivateResponse{}, "", "claimant"},
+		"PUT /v1/enroll/set":                      {"Hand over an enrolment set. The first one only on the connection that was activated; one that changes a key may come from anyone.", octets{}, api.SetReply{}, "", "setbearer"},
+		"POST /v1/attest":                         {"Evidence bound to this connection.", api.AttestRequest{}, api.AttestReply{}, "", "controller"},
 	}
 }
 
@@ -153,6 +158,14 @@ func (s *schemas) operation(path string, d routeDoc) object {
 	}
 	if strings.HasSuffix(path, "/coordinator") {
 		params = append(params, object{"name": "after", "in": "query", "schema": object{"type": "integer", "minimum": 0}, "description": "the version that the caller knows"})
+	}
+	if path == "/v1/network-config" && d.in == nil {
+		params = append(params, object{"name": "after", "in": "query", "schema": object{"type": "integer", "minimum": 0}, "description": "the generation that the caller knows"})
+	}
+	if path == "/v1/quorum/proxy/status" {
+		for _, name := range []string{"part_number", "serial_number"} {
+			params = append(params, object{"name": name, "in": "query", "required": true, "schema": object{"type": "string"}, "description": "of the sled asked about"})
+		}
 	}
 	if path == "/v1/status" {
 		params = append(params, object{"name": "after", "in": "query", "schema": object{"type": "integer", "minimum": 0}, "description": "the revision that the caller knows; local API only"})

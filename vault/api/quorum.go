@@ -19,7 +19,7 @@ const maxWatch = 30 * time.Second
 // quorumRoutes are the quorum calls, the same on the local and the underlay API. Writes carry the operator's grant or
 // certificate, which the node checks: being allowed to call is not being allowed to change the rack (protocol.md §7).
 func quorumRoutes(n Node, role Role) []route {
-	return []route{
+	return append(proxyRoutes(n, role), []route{
 		{"POST /v1/quorum/configuration", role, func(ctx context.Context, r *http.Request) (any, error) {
 			req, err := body[ReconfigureRequest](r)
 			if err != nil {
@@ -37,8 +37,8 @@ func quorumRoutes(n Node, role Role) []route {
 			if err != nil {
 				return nil, err
 			}
-			in := quorum.Commit{RackID: req.RackID, Epoch: req.Epoch}
-			if in.Certificate, err = req.Certificate.toQuorum(); err != nil {
+			in, err := req.toQuorum()
+			if err != nil {
 				return nil, err
 			}
 			st, err := n.Commit(ctx, in)
@@ -49,14 +49,8 @@ func quorumRoutes(n Node, role Role) []route {
 			if err != nil {
 				return nil, err
 			}
-			var in quorum.PrepareAndCommit
-			if in.Config, err = wire.DecodeConfigurationJSON(req.Config); err != nil {
-				return nil, badField("config", err)
-			}
-			if in.Config == nil {
-				return nil, badField("config", errors.New("must not be null"))
-			}
-			if in.Certificate, err = req.Certificate.toQuorum(); err != nil {
+			in, err := req.toQuorum()
+			if err != nil {
 				return nil, err
 			}
 			ctx, cancel := context.WithTimeout(ctx, maxWatch)
@@ -71,7 +65,24 @@ func quorumRoutes(n Node, role Role) []route {
 			}
 			return ConfigReply(cfg, cert)
 		}},
+	}...)
+}
+
+func (r CommitRequest) toQuorum() (in quorum.Commit, err error) {
+	in = quorum.Commit{RackID: r.RackID, Epoch: r.Epoch}
+	in.Certificate, err = r.Certificate.toQuorum()
+	return in, err
+}
+
+func (r PrepareAndCommitRequest) toQuorum() (in quorum.PrepareAndCommit, err error) {
+	if in.Config, err = wire.DecodeConfigurationJSON(r.Config); err != nil {
+		return in, badField("config", err)
 	}
+	if in.Config == nil {
+		return in, badField("config", errors.New("must not be null"))
+	}
+	in.Certificate, err = r.Certificate.toQuorum()
+	return in, err
 }
 
 // ConfigReply puts a committed configuration into its API form.
@@ -81,12 +92,9 @@ func ConfigReply(cfg *quorum.Configuration, cert *quorum.Certificate) (PrepareAn
 }
 
 func coordinator(ctx context.Context, n Node, r *http.Request) (any, error) {
-	var after uint64
-	if s := r.URL.Query().Get("after"); s != "" {
-		var err error
-		if after, err = strconv.ParseUint(s, 10, 64); err != nil {
-			return nil, badField("after", err)
-		}
+	after, _, err := afterOf(r)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxWatch)
 	defer cancel()

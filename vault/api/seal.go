@@ -3,11 +3,9 @@ package api
 import (
 	"context"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/sledvault/sledvault/vault/ident"
-	"github.com/sledvault/sledvault/vault/reason"
 )
 
 // ResetRequest asks a sled to forget its rack.
@@ -48,11 +46,11 @@ const statusWait = 30 * time.Second
 
 // status answers at once, or with ?after= when the status has another revision.
 func (l *Local) status(ctx context.Context, r *http.Request) (any, error) {
-	if q := r.URL.Query().Get("after"); q != "" {
-		after, err := strconv.ParseUint(q, 10, 64)
-		if err != nil {
-			return nil, &reason.Error{Code: CodeBadRequest, Text: "api: after: want a number of revision", Remedy: reason.Usage}
-		}
+	after, asked, err := afterOf(r)
+	if err != nil {
+		return nil, err
+	}
+	if asked {
 		wait, cancel := context.WithTimeout(ctx, statusWait)
 		defer cancel()
 		l.cfg.Node.AwaitChange(wait, after)

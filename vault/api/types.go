@@ -31,7 +31,8 @@ type Status struct {
 	Rack      *Rack            `json:"rack"`
 	Quorum    *Quorum          `json:"quorum"`
 	Seal      *Seal            `json:"seal"`
-	Peers     any              `json:"peers"` // peers.md; null before the peer network is up
+	Network   *NetworkStatus   `json:"network_config"` // null if there is none
+	Peers     any              `json:"peers"`          // peers.md; null before the peer network is up
 	Disks     []Disk           `json:"disks"`
 	SP        any              `json:"sp"` // sp-wire.md, counters of the serial line
 	Claim     Claim            `json:"claim"`
@@ -84,7 +85,9 @@ type Quorum struct {
 	KeepFrom     ident.Epoch `json:"keep_from"` // the first epoch whose secret it keeps; 0 = all
 	Expunged     *Expunged   `json:"expunged"`
 	Coordinating ident.Epoch `json:"coordinating"` // 0 when not
-	Collecting   *Collecting `json:"collecting"`   // shares being collected; null when none are
+	// ProxiedRequests are calls for other sleds that this one has passed on and waits for.
+	ProxiedRequests int         `json:"proxied_requests"`
+	Collecting      *Collecting `json:"collecting"` // shares being collected; null when none are
 }
 
 // Expunged says that a committed configuration no longer contains the sled.

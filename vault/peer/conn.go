@@ -240,16 +240,25 @@ func (m *Manager) write(c *conn, b []byte) error {
 // ([CodeQueueFull]), that the peer would not know the message ([CodeCapability]), or that it cannot be encoded. The message
 // stays the caller's: it is encoded before Send returns.
 func (m *Manager) Send(to ident.Baseboard, msg wire.Msg) error {
+	_, err := m.SendAll(to, msg)
+	return err
+}
+
+// SendAll is [Manager.Send] for messages that must go out on one connection, in this order. It tells which connection that
+// is. If one is refused the later ones are not sent.
+func (m *Manager) SendAll(to ident.Baseboard, msgs ...wire.Msg) (ConnID, error) {
 	m.mu.Lock()
 	c := m.established[to]
 	m.mu.Unlock()
 	if c == nil {
-		return m.count(to.String(), reason.Later(CodeNotConnected, hintConnect, "peer: send to %s: not connected", to))
+		return 0, m.count(to.String(), reason.Later(CodeNotConnected, hintConnect, "peer: send to %s: not connected", to))
 	}
-	if err := m.enqueue(c, msg, nil); err != nil {
-		return m.count(to.String(), err)
+	for _, msg := range msgs {
+		if err := m.enqueue(c, msg, nil); err != nil {
+			return c.id, m.count(to.String(), err)
+		}
 	}
-	return nil
+	return c.id, nil
 }
 
 // enqueue encodes a message and puts it into the queue; last is the cause to end the connection with afterwards.

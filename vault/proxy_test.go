@@ -1,0 +1,156 @@
+package vault_test
+
+import (
+	"crypto/ed25519"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/vault"
+	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/rack/journal"
+	"github.com/sledvault/sledvault/vault/reason"
+	"github.com/sledvault/sledvault/vault/wire"
+)
+
+// withDaemons is a rack after its first secret, and the daemons of its sleds' first start.
+func withDaemons(t *testing.T, n int) (*testRack, []*vault.Daemon) {
+	t.Helper()
+	r := newRack(t, n)
+	out := make([]*vault.Daemon, n)
+	for i, s := range r.sleds {
+		got := make(chan *vault.Daemon, 1)
+		s.options = func(o vault.Options) vault.Options {
+			return vault.WithDaemon(o, func(d *vault.Daemon) { got <- d })
+		}
+		s.start()
+		out[i], s.options = <-got, nil
+	}
+	r.enroll()
+	r.init()
+	for _, s := range r.sleds {
+		s.await("all peers", func(s *testSled) bool {
+			q := s.status().Quorum
+			return q != nil && len(q.ConnectedPeers) == n-1
+		})
+	}
+	return r, out
+}
+
+// committed is what the operator's journal holds.
+func (r *testRack) committed() (*quorum.Configuration, *quorum.Certificate) {
+	r.t.Helper()
+	st, err := journal.Peek(filepath.Join(r.dir, "rack"))
+	must(r.t, err)
+	return st.Change.Config, st.Change.Certificate
+}
+
+// TestProxy: a member passes quorum calls on, and their answers and refusals come back as those of a direct call.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	r, ds := withDaemons(t, 3)
+	cfg, cert := r.committed()
+	d, to := ds[0], r.sleds[1].board()
+	st, err := r.sleds[0].local().ProxyStatus(t.Context(), to)
+	must(t, err)
+	if p := st.PersistentState; len(st.ConnectedPeers) != 2 || !slices.Equal(p.Commits, []ident.Epoch{1}) || !slices.Equal(p.Shares, []ident.Epoch{1}) || p.Expunged != nil {
+		t.Errorf("status of %s: %+v", to, st)
+	}
+	for name, f := range map[string]func() (quorum.CommitStatus, error){
+		"commit": func() (quorum.CommitStatus, error) {
+			return d.ProxyCommit(t.Context(), to, quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: cert})
+		},
+		"prepare-and-commit": func() (quorum.CommitStatus, error) {
+			return d.ProxyPrepareAndCommit(t.Context(), to, quorum.PrepareAndCommit{Config: cfg, Certificate: cert})
+		},
+	} {
+		if st, err := f(); err != nil || st != quorum.Committed {
+			t.Errorf("%s once more: have %q, %v", name, st, err)
+		}
+	}
+	other := *cert
+	other.Epoch = 2
+	for name, c := range map[string]struct {
+		to   ident.Baseboard
+		r    quorum.Commit
+		code reason.Code
+	}{
+		"an epoch that is not prepared": {to, quorum.Commit{RackID: cfg.RackID, Epoch: 2, Certificate: &other}, quorum.CodeNotPrepared},
+		"another rack":                  {to, quorum.Commit{RackID: ident.RackID{1}, Epoch: 1, Certificate: cert}, quorum.CodeInvalidRackID},
+		"no certificate":                {to, quorum.Commit{RackID: cfg.RackID, Epoch: 1}, quorum.CodeCertificateMissing},
+		"a certificate of another one":  {to, quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: &other}, vault.CodeProxyRefused},
+		"itself":                        {r.sleds[0].board(), quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: cert}, vault.CodeProxySelf},
+		"nobody":                        {ident.Baseboard{Part: "p", Serial: "none"}, quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: cert}, vault.CodeProxyNotConnected},
+	} {
+		if _, err := d.ProxyCommit(t.Context(), c.to, c.r); reason.CodeOf(err) != c.code || reason.HintOf(err) == "" {
+			t.Errorf("%s: have %v (hint %q), want %s", name, err, reason.HintOf(err), c.code)
+		}
+	}
+	if n := counted(r.sleds[1].status(), quorum.CodeCertificateInvalid); n != 1 {
+		t.Errorf("the certificate of another epoch: counted %d times at the destination", n)
+	}
+	r.sleds[1].stop()
+	r.sleds[0].await("down", func(s *testSled) bool { return len(s.status().Quorum.ConnectedPeers) == 1 })
+	if _, err := r.sleds[0].local().ProxyStatus(t.Context(), to); reason.CodeOf(err) != vault.CodeProxyNotConnected || reason.RemedyOf(err) != reason.Retry {
+		t.Errorf("a sled that is down: %v", err)
+	}
+	if n := counted(r.sleds[0].status(), "peer-not-connected"); n == 0 {
+		t.Error("what could not be sent is not counted")
+	}
+}
+
+// rogueProxy: a member that was taken over passes an invented configuration on as if a controller had asked for it. Neither
+// that nor a flood of questions moves the other.
+func rogueProxy(t *testing.T) {
+	r, ds := withDaemons(t, 3)
+	rogue, victim := ds[0], r.sleds[1]
+	cfg, cert := r.committed()
+	invented := *cfg
+	invented.Epoch, invented.Coordinator, invented.EncryptedSecrets = 2, r.sleds[0].board(), nil
+	own, err := enroll.SignCertificate(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), &invented, 0)
+	must(t, err)
+	forged := *cert
+	forged.Epoch = 2
+	proof := func(c *quorum.Certificate) wire.Msg {
+		return wire.TQ{Message: quorum.Message{RackID: cfg.RackID, Kind: quorum.CommitProof{Certificate: c}}}
+	}
+	prepare := wire.ProxyRequest{ID: wire.RequestID{1}, Op: wire.ProxyPrepareAndCommit{Config: &invented}}
+	plain := wire.ProxyRequest{ID: wire.RequestID{2}, Op: wire.ProxyCommit{RackID: cfg.RackID, Epoch: 1}}
+	for _, c := range []struct {
+		name string
+		msgs []wire.Msg
+		code reason.Code
+	}{
+		{"no certificate", []wire.Msg{prepare}, quorum.CodeCertificateMissing},
+		{"no certificate, for what is committed", []wire.Msg{plain}, quorum.CodeCertificateMissing},
+		{"a used one", []wire.Msg{proof(cert), plain, plain}, quorum.CodeCertificateMissing},
+		{"of its own key", []wire.Msg{proof(own), prepare}, quorum.CodeCertificateInvalid},
+		{"of the epoch before", []wire.Msg{proof(cert), prepare}, quorum.CodeCertificateInvalid},
+		{"with another number", []wire.Msg{proof(&forged), prepare}, quorum.CodeCertificateInvalid},
+	} {
+		before := counted(victim.status(), c.code)
+		must(t, rogue.ForgeMessages(victim.board(), c.msgs...))
+		victim.await("refusal: "+c.name, func(s *testSled) bool { return counted(s.status(), c.code) == before+1 })
+	}
+	if q := victim.status().Quorum; !slices.Equal(q.Configs, []ident.Epoch{1}) || !slices.Equal(q.Commits, []ident.Epoch{1}) {
+		t.Errorf("the victim holds configurations %v, commits %v", q.Configs, q.Commits)
+	}
+	// It answers for others, too: to a request that went out to the third sled, and to none.
+	must(t, rogue.ForgeMessages(victim.board(), wire.ProxyResponse{ID: wire.RequestID{3}, Result: wire.ProxyCommitted{Status: quorum.Committed}}))
+	victim.await("a counted answer", func(s *testSled) bool { return counted(s.status(), vault.CodeProxyUnknown) == 1 })
+	deadline := time.Now().Add(20 * time.Second)
+	for counted(victim.status(), vault.CodeProxyFlood) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("a flood of requests is not bounded")
+		}
+		for range 20 {
+			_ = rogue.ForgeMessages(victim.board(), wire.ProxyRequest{ID: wire.RequestID{4}, Op: wire.ProxyStatus{}}) // its own queue may be full
+		}
+	}
+	if _, err := ds[2].ProxyStatus(t.Context(), victim.board()); err != nil {
+		t.Errorf("during the flood another member asks: %v", err)
+	}
+}
