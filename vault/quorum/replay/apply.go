@@ -42,7 +42,7 @@ func (r *Rack) setup(e InitialSetup) error {
 	}
 	if e.LRTQ {
 		r.changes = append(r.changes, &e.Change)
-		return nil
+		return r.know(e.Change)
 	}
 	return r.register(e.Change, false)
 }
@@ -54,10 +54,8 @@ func (r *Rack) register(c Change, lrtq bool) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range c.Members {
-		if _, err := r.find(m); err != nil {
-			return err
-		}
+	if err := r.know(c); err != nil {
+		return err
 	}
 	if s.down {
 		return nil
@@ -72,6 +70,16 @@ func (r *Rack) register(c Change, lrtq bool) error {
 	_, err = r.do(s, in)
 	coordinating := s.node.Roles().Coordinating
 	r.compare("reconfigure", err == nil && coordinating == c.Epoch, fmt.Sprintf("%s coordinates epoch %d", c.Coordinator, c.Epoch), outcome(err, "%s coordinates epoch %d", c.Coordinator, coordinating))
+	return nil
+}
+
+// know checks that a configuration names sleds of the universe only.
+func (r *Rack) know(c Change) error {
+	for _, id := range slices.Concat(c.Members, c.Prepared, c.Committed) {
+		if _, err := r.find(id); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

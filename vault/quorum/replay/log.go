@@ -30,7 +30,7 @@ const (
 )
 
 const (
-	maxUniverse   = 256
+	maxUniverse   = 64
 	lrtqShareSize = 1 + keys.Size
 )
 
