@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"sledvault": main}) }
 
 // TestStories runs testdata/*.txt: each is one story, with the command line as people see it. $SLED is the socket of a
-// daemon that is there, $NOBODY one of a daemon that is not.
+// daemon that is there, $NOBODY one of a daemon that is not. $LOGS holds event logs of the reference.
 func TestStories(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{Dir: "testdata", RequireExplicitExec: true, RequireUniqueNames: true, Setup: func(env *testscript.Env) error {
@@ -46,6 +46,11 @@ func TestStories(t *testing.T) {
 			<-done
 			_ = os.RemoveAll(dir)
 		})
+		recorded, err := filepath.Abs("../../vault/quorum/replay/testdata/reference")
+		if err != nil {
+			return err
+		}
+		env.Setenv("LOGS", recorded)
 		env.Setenv("SLED", filepath.Join(dir, "api.sock"))
 		env.Setenv("NOBODY", filepath.Join(dir, "nobody.sock"))
 		return nil

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/sledvault/sledvault/internal/cli"
 	"github.com/sledvault/sledvault/vault/quorum/replay"
@@ -20,24 +23,104 @@ import (
 func (a *app) replayCommand() *cobra.Command {
 	var check bool
 	c := &cobra.Command{
-		Use: "replay LOG...", Short: "replay event logs of a trust quorum", Args: cobra.ArbitraryArgs,
+		Use: "replay [LOG...]", Short: "replay event logs of a trust quorum, or step through one", Args: cobra.ArbitraryArgs,
 		Long: "Lets a rack of real trust-quorum nodes live through event logs that the reference implementation's property test\n" +
 			"has written, and compares every message, answer and acknowledgement that is not random. Needs no rack and no\n" +
 			"daemon. Files may be compressed with gzip; - is standard input.\n\n" +
 			"With --json it prints one object per log and line: how many events, how many facts were compared, the\n" +
 			"differences, the final state in the reference's form, and how often the log came to a case in which our nodes\n" +
 			"deliberately differ, by name (docs/protocol.md §11). Exit code 1 if there is a difference or a log cannot be\n" +
-			"replayed. --check says the same in words.",
-		Example: "  sledvault quorum replay --json run-*.events.json\n  sledvault quorum replay --check run.events.json.gz",
-		RunE: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cli.UsageError("sledvault quorum replay needs a log")
+			"replayed. With --check, or with several logs, the same is said in words.\n\n" +
+			"With one log, or none, it is a debugger. It reads commands from standard input, one per line:\n\n  " +
+			strings.Join(replay.Help(), "\n  ") + "\n\n" +
+			"EVENT counts from 0; a snapshot N is the state after N events. Secrets are compared by content, never shown. If\n" +
+			"standard input is no terminal, the exit code is 1 if a command failed.",
+		Example: "  sledvault quorum replay run.events.json\n" +
+			"  sledvault quorum replay --json run-*.events.json\n" +
+			"  sledvault quorum replay --check run.events.json.gz",
+		RunE: func(c *cobra.Command, args []string) error {
+			switch {
+			case check && len(args) == 0, a.json && len(args) == 0:
+				return cli.UsageError("sledvault quorum replay: a comparison needs a log")
+			case check || a.json || len(args) > 1:
+				return a.replayLogs(args)
 			}
-			return a.replayLogs(args)
+			return a.debugLog(c.Context(), args)
 		},
 	}
 	c.Flags().BoolVar(&check, "check", false, "only compare, and say in words what differs")
 	return c
+}
+
+// debugLog runs a debugger until its input ends or it is told to quit.
+func (a *app) debugLog(ctx context.Context, logs []string) error {
+	s := replay.NewSession(a.out, a.openMachine)
+	for _, name := range logs {
+		if name == "-" {
+			return cli.UsageError("sledvault quorum replay: standard input cannot be the log and the commands")
+		}
+		if err := s.Open(name); err != nil {
+			return err
+		}
+	}
+	f, ok := a.in.(*os.File)
+	terminal := ok && term.IsTerminal(int(f.Fd()))
+	lines := readLines(ctx, a.in)
+	for failed := false; ; {
+		if terminal {
+			_, _ = fmt.Fprint(a.out, "replay> ")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case line, more := <-lines:
+			if !more {
+				return endSession(failed && !terminal)
+			}
+			err := s.Do(line)
+			if errors.Is(err, replay.ErrQuit) {
+				return endSession(failed && !terminal)
+			}
+			if err != nil {
+				failed = true
+				cli.Fail(a.err, "sledvault", err)
+			}
+		}
+	}
+}
+
+func endSession(failed bool) error {
+	if failed {
+		return reported{}
+	}
+	return nil
+}
+
+// readLines reads ahead by one line, so that an interrupt does not wait for the user. The reader may outlive the session:
+// nothing can wake it from a terminal, and the process ends.
+func readLines(ctx context.Context, in io.Reader) <-chan string {
+	out := make(chan string)
+	go func() {
+		defer close(out)
+		for sc := bufio.NewScanner(in); sc.Scan(); {
+			select {
+			case out <- sc.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+func (a *app) openMachine(name string) (replay.Machine, error) {
+	f, err := a.openLog(name)
+	if err != nil {
+		_, err = replay.Unreadable(name, err)
+		return nil, err
+	}
+	defer f.Close()
+	return replay.NewLogMachine(name, f)
 }
 
 // replayLogs replays every log, also after one that cannot be replayed.

@@ -87,7 +87,6 @@ func NewRack() *Rack {
 // use afterwards. What differs from the log is in the step.
 func (r *Rack) Apply(e Event) (Step, error) {
 	r.step = Step{Event: r.events, Name: e.Name()}
-	r.events++
 	var err error
 	if setup, ok := e.(InitialSetup); ok != (len(r.sleds) == 0) {
 		return r.step, impossible("a log begins with a setup and has no other")
@@ -95,6 +94,9 @@ func (r *Rack) Apply(e Event) (Step, error) {
 		err = r.setup(setup)
 	} else {
 		err = r.apply(e)
+	}
+	if err == nil {
+		r.events++
 	}
 	return r.step, err
 }

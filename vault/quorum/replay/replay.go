@@ -81,7 +81,7 @@ func (r *Result) fail(name string, rd *Reader, err error) error {
 
 // Unreadable is the result of a log that could not even be opened.
 func Unreadable(name string, cause error) (*Result, error) {
-	err := &LogError{Log: name, Cause: reason.Wrap(cause, CodeUnreadable, hintUnreadable, "open")}
+	err := &LogError{Log: name, Cause: reason.Wrap(cause, CodeUnreadable, hintUnreadable, "not readable")}
 	return &Result{Log: name, Differences: []Difference{}, Rules: map[Rule]int{}, Error: err}, err
 }
 
