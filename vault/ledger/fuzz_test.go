@@ -3,10 +3,12 @@ package ledger
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"slices"
 	"testing"
 
 	"github.com/sledvault/sledvault/vault/secret"
+	"github.com/sledvault/sledvault/vault/wire"
 )
 
 // FuzzDecodeFile: no panic, and what is accepted is written again as it was.
@@ -51,6 +53,23 @@ func FuzzObserved(f *testing.F) {
 			if _, err := enc.Marshal(o.bounded()); err != nil {
 				t.Fatal(err)
 			}
+		}
+	})
+}
+
+// FuzzNetworkFile: what is accepted has a generation and a blob that may be sent on, and is what was written.
+func FuzzNetworkFile(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x00\x00\x00\x00\x01blob"))
+	f.Add(make([]byte, 8))
+	f.Add([]byte("short"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n, err := parseNetwork(b)
+		if err != nil {
+			return
+		}
+		again := append(binary.BigEndian.AppendUint64(nil, n.Generation), n.Blob...)
+		if n.Generation == 0 || len(n.Blob) > wire.MaxNetworkBlob || !bytes.Equal(again, b) {
+			t.Fatalf("generation %d, %d bytes", n.Generation, len(n.Blob))
 		}
 	})
 }

@@ -143,6 +143,10 @@ func (s *story) forge(t *testing.T, d *datadriven.TestData) {
 		digest, err := other[last].Digest()
 		ok(t, err)
 		c.Members[last].ShareDigest = digest
+	case "swapped": // the last two members have each other's shares, and digests
+		i := len(shares) - 1
+		shares[i-1], shares[i] = shares[i], shares[i-1]
+		c.Members[i-1].ShareDigest, c.Members[i].ShareDigest = c.Members[i].ShareDigest, c.Members[i-1].ShareDigest
 	case "sealed": // the older secrets are encrypted under something that the shares do not give
 		enc, err := keys.Encrypt(zeros{}, oldSecrets(t)[1], c.RackID, e, s.olderSecrets(t, d))
 		ok(t, err)

@@ -2,6 +2,7 @@ package unlock
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -248,6 +249,50 @@ func FuzzHeader(f *testing.F) {
 		// Key slots were left out, and with them their names in the digest.
 		if again, err := parseMetadata(raw, "d0"); err != nil || !slices.Equal(again.pins, m.pins) {
 			t.Fatalf("have %v, want %v: %v", again, m.pins, err)
+		}
+	})
+}
+
+// FuzzHeaderBytes: any beginning of a disk is read as a header or refused with a reason. Sizes and offsets come from the
+// bytes; the checksums are made to hold, or nothing behind them would be reached.
+func FuzzHeaderBytes(f *testing.F) {
+	good := make([]byte, 2*minCopy)
+	for i, magic := range []string{magicFirst, magicSecond} {
+		bin := good[i*minCopy:]
+		copy(bin, magic)
+		binary.BigEndian.PutUint16(bin[offVersion:], 2)
+		binary.BigEndian.PutUint64(bin[offSize:], minCopy)
+		binary.BigEndian.PutUint64(bin[offSeq:], uint64(i))
+		binary.BigEndian.PutUint64(bin[offSelf:], uint64(i)*minCopy)
+		copy(bin[offAlg:], "sha256")
+		copy(bin[binarySize:], "{}")
+	}
+	f.Add(good[:binarySize+100], uint16(0), uint64(0))
+	f.Add(good[:binarySize+100], uint16(offSize), uint64(1)<<63)
+	f.Add([]byte{}, uint16(offSelf), uint64(7))
+	f.Fuzz(func(t *testing.T, head []byte, at uint16, word uint64) {
+		dev := bytes.Clone(good)
+		copy(dev, head)
+		if int(at)+8 <= minCopy {
+			binary.BigEndian.PutUint64(dev[minCopy+int(at):], word)
+		}
+		for i := range 2 {
+			h := dev[i*minCopy:][:minCopy]
+			sum := checksum(h[:binarySize], h[binarySize:])
+			copy(h[offSum:], sum[:])
+		}
+		h, err := readHeader(bytes.NewReader(dev), "d0")
+		if err != nil {
+			if reason.CodeOf(err) == "" {
+				t.Fatalf("untyped: %v", err)
+			}
+			return
+		}
+		if h.size < minCopy || h.size > maxCopy || len(h.bin) != binarySize || uint64(len(h.json)) >= h.size-binarySize {
+			t.Fatalf("have %d bytes, %d of metadata", h.size, len(h.json))
+		}
+		if _, err := parseMetadata(h, "d0"); err != nil && reason.CodeOf(err) == "" {
+			t.Fatalf("untyped: %v", err)
 		}
 	})
 }
