@@ -28,7 +28,7 @@ demo: ## a whole rack on this machine
 	$(GO) run ./cmd/sledvault demo
 
 bench: ## figures of docs/benchmarks.md
-	$(GO) test -run '^$$' -bench . -benchmem ./vault/gfss ./vault/keys ./vault/quorum ./sealing ./vault/ledger ./rot/... ./tpm
+	$(GO) test -run '^$$' -bench . -benchmem ./vault/gfss ./vault/keys ./vault/quorum ./vault/quorum/replay ./sealing ./vault/ledger ./rot/... ./tpm
 
 bench-peers: ## beside clevis, tang, tpm2-tools and systemd-creds (about four minutes)
 	$(GO) run ./cmd/hwtest bench-peers $(if $(INSTALL),--install)

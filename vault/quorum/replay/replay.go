@@ -1,10 +1,11 @@
 // Package replay lets a rack of real trust-quorum nodes live through an event log that the reference's property test has
 // written, and says where they do otherwise.
 //
-// It reads logs as a stream (scan.go, log.go), models network and controller as that test does (rack.go, apply.go),
-// compares all that is not random in every run (compare.go) and shows the state in the reference's form (view.go). What
-// the nodes deliberately would do otherwise under the operator's authority is counted by name (rules.go; docs/protocol.md
-// §11). The debugger is in session.go. Form and rules of the logs are docs/testing.md §7.
+// It reads logs as a stream (scan.go, value.go, log.go, message.go), models network and controller as that test does
+// (rack.go, apply.go, lrtq.go), compares all that is not random in every run (compare.go) and shows the state in the
+// reference's form (view.go). What the nodes deliberately would do otherwise under the operator's authority is counted by
+// name (rules.go; docs/protocol.md §11). The debugger is session.go and commands.go, over machine.go and snapshot.go. Form
+// and rules of the logs are docs/testing.md §7, the debugger is §8.
 //
 // The nodes believe their peers (package reference), so no daemon contains this package. Secrets are drawn from a fixed
 // seed: the same log gives the same bytes again, and nothing here protects anything.
