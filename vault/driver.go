@@ -38,8 +38,9 @@ type driver struct {
 	proxies *proxies                        // requests to peers
 	network *network
 
-	committed func(ident.Epoch) // the latest committed epoch changed; 0: this sled was removed
-	onChange  func()            // the status changed
+	alarm     func(quorum.Alarm) // keeps one beyond this life
+	committed func(ident.Epoch)  // the latest committed epoch changed; 0: this sled was removed
+	onChange  func()             // the status changed
 
 	mu      sync.Mutex
 	status  quorum.Status // as of the last step
@@ -59,7 +60,7 @@ func newDriver(node *quorum.Node, st *store, peers *peer.Manager, net *network, 
 	d := &driver{
 		node: node, network: net, conns: map[ident.Baseboard]*connection{}, store: st, reasons: reasons, log: log, peers: peers, committed: committed,
 		requests: make(chan *request, requestQueue), done: make(chan struct{}), replies: map[quorum.RequestID]chan quorum.Reply{},
-		status: node.Status(), version: 1, changed: make(chan struct{}), onChange: func() {},
+		status: node.Status(), version: 1, changed: make(chan struct{}), onChange: func() {}, alarm: func(quorum.Alarm) {},
 	}
 	d.proxies = newProxies(peers.SendAll, reasons, d.done, func() { d.onChange() })
 	return d
@@ -134,6 +135,7 @@ func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input)
 	}
 	for _, a := range fx.Alarms {
 		d.reasons.Count(reason.Code("alarm-"+string(a.Kind)), peerName(a.From), a.Text)
+		d.alarm(a)
 		d.log.Error("alarm", "kind", a.Kind, "epoch", a.Epoch, "peer", peerName(a.From), "text", a.Text)
 	}
 	if removed {

@@ -96,6 +96,7 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 	network.setSend(func(to ident.Baseboard, c wire.NetworkConfig) error { return m.Send(to, c) })
 	drv := newDriver(node, store, m, network, d.reasons, d.log, d.onCommitted)
 	drv.onChange = d.changes.bump
+	drv.alarm = func(a quorum.Alarm) { d.keepAlarm(store, a) }
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -410,4 +410,30 @@ func mixedPolynomial(t *testing.T) {
 			t.Errorf("%s: have %+v with %d slots", s.name, d, s.slots())
 		}
 	}
+	r.alarmsOutlast(r.sleds[0])
+}
+
+// alarmsOutlast restarts one sled of a rack alone: it still shows its alarm, until an operator clears it.
+func (r *testRack) alarmsOutlast(s *testSled) {
+	t := r.t
+	t.Helper()
+	for _, o := range r.sleds {
+		o.stop()
+	}
+	s.start()
+	s.await("the alarm of its last life", func(s *testSled) bool {
+		st, err := s.local().Status(t.Context())
+		as := st.Alarms
+		return err == nil && len(as) == 1 && as[0].Earlier && as[0].Kind == string(quorum.AlarmMixedPolynomial) && as[0].From != nil
+	})
+	must(t, s.local().ClearAlarms(t.Context()))
+	s.await("no alarm", func(s *testSled) bool { return len(s.status().Alarms) == 0 })
+	s.restart(s.options)
+	s.await("the peer network", func(s *testSled) bool {
+		st, err := s.local().Status(t.Context())
+		return err == nil && st.Quorum != nil
+	})
+	if as := s.status().Alarms; len(as) != 0 {
+		t.Errorf("%s: cleared alarms are back: %+v", s.name, as)
+	}
 }

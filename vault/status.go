@@ -49,7 +49,7 @@ func (d *Daemon) Status(context.Context) api.Status {
 		st, _, _ := drv.Status()
 		s.Quorum = quorumOf(st)
 		s.Quorum.ProxiedRequests = drv.proxies.count()
-		s.Alarms = alarmsOf(st)
+		s.Alarms = alarms(st, store.ledger.Observed().Alarms)
 	}
 	if network != nil {
 		s.Network = networkStatus(network)
@@ -116,18 +116,6 @@ func collectingFor(purpose string, from *quorum.CollectionStatus) *api.Collectin
 	}
 	for _, m := range from.MissingDisconnected {
 		out.Missing = append(out.Missing, api.Missing{Sled: m})
-	}
-	return out
-}
-
-func alarmsOf(st quorum.Status) []api.Alarm {
-	out := []api.Alarm{}
-	for _, a := range st.Alarms {
-		v := api.Alarm{Kind: string(a.Kind), Epoch: a.Epoch, Text: a.Text}
-		if from := a.From; !from.IsZero() {
-			v.From = &from
-		}
-		out = append(out, v)
 	}
 	return out
 }

@@ -84,13 +84,27 @@ func writeStatus(w io.Writer, s api.Status) {
 		row("disk "+d.ID, "%s", diskLine(d))
 	}
 	for _, al := range s.Alarms {
-		row("ALARM", "%s: %s", al.Kind, al.Text)
+		row("ALARM", "%s", alarmLine(al))
 	}
 	if s.NextStep != "" {
 		row("next", "%s", s.NextStep)
 	}
 	_ = t.Flush()
 	writeReasons(w, s.Reasons)
+}
+
+func alarmLine(al api.Alarm) string {
+	out := al.Kind
+	if al.Epoch != 0 {
+		out += fmt.Sprintf(", epoch %d", al.Epoch)
+	}
+	if al.From != nil {
+		out += ", from " + al.From.String()
+	}
+	if al.Earlier {
+		out += ", before this start"
+	}
+	return out + ": " + al.Text
 }
 
 func quorumLine(q *api.Quorum) string {
@@ -312,7 +326,35 @@ func (a *app) quorumCommand() *cobra.Command {
 			return cli.JSON(a.out, cfg)
 		},
 	}
-	return group("quorum", "details of the trust-quorum node", status, config, a.replayCommand())
+	return group("quorum", "details of the trust-quorum node", status, config, a.alarmsCommand(), a.replayCommand())
+}
+
+func (a *app) alarmsCommand() *cobra.Command {
+	var forget bool
+	c := &cobra.Command{
+		Use: "alarms", Short: "what no honest sled can cause, and was refused here", Args: noArgs,
+		Long: "Lists the alarms of this sled, those from before its start included. They change nothing by themselves. --clear\n" +
+			"forgets them once you know their cause; the counts in the status stay.",
+		Example: "  sledvault quorum alarms\n  sledvault quorum alarms --clear",
+		RunE: func(c *cobra.Command, _ []string) error {
+			list := func(w io.Writer, s api.Status) {
+				for _, al := range s.Alarms {
+					_, _ = fmt.Fprintln(w, alarmLine(al))
+				}
+				if len(s.Alarms) == 0 {
+					_, _ = fmt.Fprintln(w, "none")
+				}
+			}
+			if err := a.part(c, func(s api.Status) any { return s.Alarms }, list); err != nil || !forget {
+				return err
+			}
+			ctx, cancel := brief(c)
+			defer cancel()
+			return a.sled().ClearAlarms(ctx)
+		},
+	}
+	c.Flags().BoolVar(&forget, "clear", false, "forget them after they are shown")
+	return c
 }
 
 // statusOf asks another sled through this one.

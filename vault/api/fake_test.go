@@ -92,6 +92,13 @@ func (f *fakeNode) Status(context.Context) api.Status {
 
 func (f *fakeNode) AwaitChange(context.Context, uint64) { _ = f.call("await") }
 
+func (f *fakeNode) ClearAlarms(_ context.Context, who api.Caller) error {
+	f.mu.Lock()
+	f.callers = append(f.callers, who)
+	f.mu.Unlock()
+	return f.call("clear alarms")
+}
+
 func (f *fakeNode) ResetSeal(_ context.Context, who api.Caller, r api.ResetRequest) (func(), error) {
 	f.mu.Lock()
 	f.callers = append(f.callers, who)

@@ -203,6 +203,9 @@ func (l *Local) routes() []route {
 			return DisksReply{Disks: disks}, err
 		}},
 		{"POST /v1/disks/{id}/format", RoleUnlock, l.formatDisk},
+		{"DELETE /v1/alarms", RoleOperate, func(ctx context.Context, _ *http.Request) (any, error) {
+			return nil, n.ClearAlarms(ctx, callerOf(ctx, RoleOperate))
+		}},
 		{"PUT /v1/peers", RoleAgent, func(ctx context.Context, r *http.Request) (any, error) {
 			req, err := body[PeersRequest](r)
 			if err != nil {
@@ -220,10 +223,15 @@ func (l *Local) formatDisk(ctx context.Context, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return l.cfg.Node.FormatDisk(ctx, callerOf(ctx, RoleUnlock), r.PathValue("id"), req)
+}
+
+// callerOf is who made a request that was let through under a role.
+func callerOf(ctx context.Context, role Role) Caller {
 	c, _ := ctx.Value(callerKey{}).(*Caller)
 	who := *c
-	who.Role = RoleUnlock
-	return l.cfg.Node.FormatDisk(ctx, who, r.PathValue("id"), req)
+	who.Role = role
+	return who
 }
 
 // Patterns lists the local API's routes as "METHOD path", for the test that holds openapi.json against them.

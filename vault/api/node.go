@@ -44,6 +44,8 @@ type Node interface {
 	// ResetSeal makes the sled forget its rack. If end is not nil the daemon must end, whether it succeeded or not: the
 	// caller calls it when the answer is on its way.
 	ResetSeal(ctx context.Context, who Caller, r ResetRequest) (end func(), err error)
+	// ClearAlarms forgets every alarm.
+	ClearAlarms(ctx context.Context, who Caller) error
 	TPMIdentity(ctx context.Context) (TPMIdentity, error)
 	SPIdentity(ctx context.Context) (SPIdentity, error)
 

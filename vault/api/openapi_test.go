@@ -47,6 +47,7 @@ func routeDocs() map[string]routeDoc {
 		"POST /v1/disks/{id}/format":              {"Encrypt a disk under the rack's newest epoch.", api.FormatRequest{}, api.Disk{}, api.RoleUnlock, ""},
 		"POST /v1/disks/{id}/key":                 {"The 32 bytes of a disk's key. The release is recorded before the first byte leaves.", struct{}{}, octets{}, api.RoleUnlock, ""},
 		"POST /v1/seal/reset":                     {"Forget the rack: counter and claim go from the TPM, the state is moved aside, and the daemon ends, to be started again.", api.ResetRequest{}, struct{}{}, api.RoleOperate, ""},
+		"DELETE /v1/alarms":                       {"Forget every alarm, after an operator has looked at them.", nil, struct{}{}, api.RoleOperate, ""},
 		"PUT /v1/peers":                           {"Replace the list of peer addresses.", api.PeersRequest{}, struct{}{}, api.RoleAgent, ""},
 		"POST /v1/quorum/configuration":           {"Coordinate a configuration, with the operator's grant.", api.ReconfigureRequest{}, struct{}{}, api.RoleOperate, "controller"},
 		"GET /v1/quorum/coordinator":              {"The progress of a coordination: at once, or when its version exceeds ?after=, or after 30 s.", nil, api.CoordinatorStatus{}, api.RoleOperate, "controller"},

@@ -138,6 +138,8 @@ type Alarm struct {
 	Epoch ident.Epoch      `json:"epoch,omitempty"`
 	From  *ident.Baseboard `json:"from,omitempty"`
 	Text  string           `json:"text"`
+	// Earlier says that it was raised before the daemon started, and was not cleared since.
+	Earlier bool `json:"earlier,omitempty"`
 }
 
 // Disk is one disk and what was done with it.

@@ -37,8 +37,14 @@ type Alarm struct {
 	Code   reason.Code `cbor:"1,keyasint" json:"code"`
 	Peer   string      `cbor:"2,keyasint" json:"peer,omitempty"`
 	Text   string      `cbor:"3,keyasint" json:"text"`
-	BootMS int64       `cbor:"4,keyasint" json:"boot_ms"` // milliseconds since boot, never the wall clock
-	Resets uint32      `cbor:"5,keyasint" json:"resets"`  // the TPM's reset count then: tells boots apart
+	BootMS int64       `cbor:"4,keyasint" json:"boot_ms"`                   // milliseconds since boot, never the wall clock
+	Resets uint32      `cbor:"5,keyasint" json:"resets"`                    // the TPM's reset count then: tells boots apart
+	Epoch  uint64      `cbor:"6,keyasint,omitempty" json:"epoch,omitempty"` // 0 where none is concerned
+}
+
+// Same reports whether two alarms say the same, whenever they were raised.
+func (a Alarm) Same(o Alarm) bool {
+	return a.Code == o.Code && a.Epoch == o.Epoch && a.Peer == o.Peer && clip(a.Text) == clip(o.Text)
 }
 
 // Release is one disk key that was handed out.

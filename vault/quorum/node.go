@@ -192,6 +192,9 @@ func (n *Node) dispatch(in Input) error {
 		return n.checkAgreement(in)
 	case ClearSecrets:
 		return n.clearSecrets()
+	case ClearAlarms:
+		n.alarms = nil
+		return nil
 	case SetAuthority:
 		return n.setAuthority(in)
 	}

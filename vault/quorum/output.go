@@ -76,6 +76,8 @@ type (
 	CancelLoad struct{ ID RequestID }
 	// ClearSecrets drops every cached rack secret.
 	ClearSecrets struct{}
+	// ClearAlarms forgets every alarm, after an operator has looked at them. One that comes again is raised again.
+	ClearAlarms struct{}
 	// SetAuthority replaces the verifier, after the enrolment set changed the membership key.
 	SetAuthority struct{ Authority Authority }
 )
@@ -91,6 +93,7 @@ func (LoadSecret) input()       {}
 func (CheckAgreement) input()   {}
 func (CancelLoad) input()       {}
 func (ClearSecrets) input()     {}
+func (ClearAlarms) input()      {}
 func (SetAuthority) input()     {}
 
 // Envelope is a message to send.
