@@ -42,8 +42,9 @@ fuzz-smoke: ## every fuzz target for a moment
 sim: ## the seeded cluster simulation
 	$(GO) test ./vault/quorum/quorumtest -run Simulation -timeout 60m -v -args -sim.actions=$(ACTIONS)
 
-kill: ## SIGKILL before every system call of a save, a start, an enrolment (some minutes)
+kill: ## SIGKILL before every system call of a save, a start, an enrolment, a rotation (half an hour)
 	RIG_REQUIRE=1 $(GO) test ./vault/ledger -run 'Killed(Between|While|With)' -timeout 30m -v -args -kill.every
+	RIG_REQUIRE=1 $(GO) test ./hwtest/sim/rack -run 'Killed(While|Command)' -timeout 60m -v -args -kill.step=1
 
 leak: ## timing leakage of the field arithmetic, with a positive control
 	$(GO) test -tags leak -run Leak -count=1 -v ./vault/gfss

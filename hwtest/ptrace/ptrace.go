@@ -57,8 +57,9 @@ type task struct {
 // children that it makes, one call at a time, and done, if given, after each call that was seen, with its result. Both
 // run on a thread of the tracer's while the calling thread of the process stands still.
 //
-// The parent of the process waits for it as usual. If the process ends by itself while it is watched, and its parent is this
-// program, the tracer may reap it first: the parent's Wait then finds no child.
+// A process that this program has started must not be waited for while it is watched: the kernel would show its stops to
+// whoever waits here. It may be waited for after the verdict. A process that others wait for is watched by a program of
+// its own.
 func Attach(pid int, see func(Call) Verdict, done func(Call)) (*Tracer, error) {
 	t := &Tracer{pid: pid, see: see, done: done, tasks: map[int]*task{}, ended: make(chan struct{})}
 	attached := make(chan error)

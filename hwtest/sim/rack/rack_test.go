@@ -36,6 +36,10 @@ type bin struct {
 var programs bin
 
 func TestMain(m *testing.M) {
+	if spec := os.Getenv(watchEnv); spec != "" {
+		watching(spec)
+		return
+	}
 	code := m.Run()
 	if programs.dir != "" {
 		_ = os.RemoveAll(programs.dir)

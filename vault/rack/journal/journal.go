@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,7 @@ import (
 const (
 	fileName = "journal.json"
 	lockName = "journal.lock"
+	tempName = ".tmp-" // and a number: a file that is being written
 )
 
 // version of the file's format.
@@ -78,12 +80,23 @@ func Open(dir string) (*Journal, rack.State, error) {
 		return nil, rack.State{}, reason.Later(CodeLocked, "wait for the other rack command, or stop it", "journal: another controller works in %s", dir)
 	}
 	j := &Journal{dir: dir, lock: lock}
+	j.sweep()
 	st, err := j.load()
 	if err != nil {
 		_ = j.Close()
 		return nil, rack.State{}, err
 	}
 	return j, st, nil
+}
+
+// sweep removes what commands that were killed have left of their writes. Whoever writes here holds the lock.
+func (j *Journal) sweep() {
+	entries, _ := os.ReadDir(j.dir) // what cannot be listed cannot be read either: load says so
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tempName) && e.Type().IsRegular() {
+			_ = os.Remove(filepath.Join(j.dir, e.Name())) // the next command tries again
+		}
+	}
 }
 
 // Peek reads the state without the lock, for status.
@@ -251,7 +264,7 @@ func WriteFile(path string, b []byte, mode fs.FileMode) error {
 
 // writeFile calls before ahead of each step; an error of it stands for the step's own.
 func writeFile(path string, b []byte, mode fs.FileMode, before func(step string) error) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), tempName+"*")
 	if err != nil {
 		return err
 	}

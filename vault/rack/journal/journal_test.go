@@ -96,6 +96,24 @@ func equal(t *testing.T, a, b rack.State) bool {
 	return bytes.Equal(ja, jb) && reflect.DeepEqual(a.Change.Config, b.Change.Config) && reflect.DeepEqual(a.Change.Certificate, b.Change.Certificate)
 }
 
+// TestSweep: what a killed command left of a write is gone when the next one begins; other files stay.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{".tmp-123", "rack.toml"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600))
+	}
+	j, _, err := journal.Open(dir)
+	must(t, err)
+	must(t, j.Close())
+	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 2 { // with the lock
+		t.Errorf("have %q (%v)", left, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, ".tmp-123")); err == nil {
+		t.Error("a file that was cut off is left")
+	}
+}
+
 func TestLocked(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
