@@ -26,7 +26,7 @@ import (
 )
 
 // killStep is how many system calls lie between one kill and the next. With 1 all are tried; make kill does.
-var killStep = flag.Int("kill.step", 37, "kill before every n-th system call")
+var killStep = flag.Int("kill.step", 61, "kill before every n-th system call")
 
 // watch is what a tracer, this program started again, is told in its environment. The supervisor of a daemon waits for it,
 // so the tracing must be done elsewhere.
@@ -34,7 +34,9 @@ type watch struct {
 	Pid  int
 	Dir  string   // calls that change something below it count, and steps of a TPM's counter
 	Skip []string // but not these files
-	N    int      // kill before the n-th
+	N    int      // kill before the n-th; 0: never
+	// Print is a file for the calls that ledger.md §10 looks at, as strace writes them.
+	Print string
 }
 
 // watchEnv holds a [watch].
@@ -47,12 +49,21 @@ func watching(spec string) {
 	var over atomic.Bool
 	var point string
 	var tr *ptrace.Tracer
+	var done func(ptrace.Call)
+	var p printer
+	if err == nil && w.Print != "" {
+		p.out, err = os.Create(w.Print)
+		done = p.exit
+	}
 	if err == nil {
 		tr, err = ptrace.Attach(w.Pid, func(c ptrace.Call) ptrace.Verdict {
+			if p.out != nil {
+				p.entry(c)
+			}
 			switch {
 			case over.Load():
 				return ptrace.Leave
-			case !w.lasting(c):
+			case w.N == 0 || !w.lasting(c):
 				return ptrace.Go
 			}
 			if w.N--; w.N > 0 {
@@ -60,7 +71,7 @@ func watching(spec string) {
 			}
 			point = strings.ReplaceAll(c.String(), w.Dir+"/", "")
 			return ptrace.Kill
-		}, nil)
+		}, done)
 	}
 	if err != nil {
 		fmt.Println(err)
