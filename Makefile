@@ -40,7 +40,7 @@ fuzz-smoke: ## every fuzz target for a moment
 	.ci/fuzz $(FUZZ)
 
 sim: ## the seeded cluster simulation
-	$(GO) test ./vault/quorum/quorumtest -run Simulation -timeout 60m -v -args -sim.actions=$(ACTIONS)
+	$(GO) test ./vault/quorum/quorumtest -run 'Simulation$$' -timeout 0 -v -args -sim.actions=$(ACTIONS)
 
 kill: ## SIGKILL before every system call of a save, a start, an enrolment, a rotation (half an hour)
 	RIG_REQUIRE=1 $(GO) test ./vault/ledger -run 'Killed(Between|While|With)' -timeout 30m -v -args -kill.every

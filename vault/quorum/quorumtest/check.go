@@ -2,344 +2,276 @@ package quorumtest
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/reason"
 )
 
-// Invariant names a rule of docs/protocol.md §12 that the simulation checks.
-type Invariant uint8
-
-// The invariants, in the order of the table.
-const (
-	P1 Invariant = iota
-	P2
-	P3
-	P4
-	P5
-	P6
-	P8
-	P9
-	P10
-	P13
-	P15
-	P16
-	P17
-	P18
-	P19
-	P22
-	P23
-	X1
-	X2
-	X3
-	X4
-	X5
-	X6
-	X7
-	X8
-	XState
-	PNoPanic
-	invariants
-)
-
-func (i Invariant) String() string {
-	return [...]string{
-		"P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9", "P10", "P13", "P15", "P16", "P17", "P18", "P19", "P22", "P23",
-		"X1", "X2", "X3", "X4", "X5", "X6", "X7", "X8", "start", "sound",
-	}[i]
-}
-
-// Fault is a kind of injected fault.
-type Fault uint8
-
-// The faults, in the order of the table.
-const (
-	FaultCrash Fault = iota
-	FaultRestart
-	FaultFailedSave
-	FaultCrashAtSave
-	FaultLoss
-	FaultDuplicate
-	FaultPartition
-	FaultPreempted
-	FaultLiar
-	faults
-)
-
-func (f Fault) String() string {
-	return [...]string{"crash", "restart", "failed-save", "crash-at-save", "loss", "duplicate", "partition", "pre-empted", "liar"}[f]
-}
-
-// Table counts how often each invariant was checked in runs in which each fault had already happened.
-type Table struct {
-	now    [invariants]uint64 // since the set of faults last grew
-	count  [faults + 1][invariants]uint64
-	faults [faults]uint64
-
-	delivered uint64 // messages, without those of the last phase
-}
-
-func (t *Table) flush(mask uint32) {
-	for f := range faults {
-		if mask&(1<<f) != 0 {
-			for i, n := range t.now {
-				t.count[f][i] += n
-			}
+// bad counts a check and reports whether the rule is broken: it failed, and no fault that happened suspends it (at is
+// the sled that it is about; nil if it is about the rack).
+func (s *Sim) bad(rule Invariant, at *Sled, ok bool) bool {
+	s.table.now[rule]++
+	if ok {
+		return false
+	}
+	for _, f := range suspends[rule] {
+		if s.mask&(1<<f) == 0 {
+			continue
+		}
+		if verdicts[f][rule].scope == Suspended || at != nil && s.hit[f]&bit(at) != 0 {
+			s.table.excused[f][rule]++
+			return false
 		}
 	}
-	for i, n := range t.now {
-		t.count[faults][i] += n
-	}
-	t.now = [invariants]uint64{}
+	return true
 }
 
-// String prints one line per fault.
-func (t *Table) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%-14s%9s", "fault", "injected")
-	for i := range invariants {
-		fmt.Fprintf(&b, "%9s", i)
+// broken ends the run with the first rule that is broken.
+func (s *Sim) broken(rule Invariant, format string, args ...any) {
+	if s.err == nil {
+		s.rule, s.err = rule, fmt.Errorf("%s: %s", rule, fmt.Sprintf(format, args...))
 	}
-	for f := range faults + 1 {
-		if f == faults {
-			fmt.Fprintf(&b, "\n%-14s%9s", "(all)", "")
-		} else {
-			fmt.Fprintf(&b, "\n%-14s%9d", f, t.faults[f])
-		}
-		for i := range invariants {
-			fmt.Fprintf(&b, "%9d", t.count[f][i])
-		}
+}
+
+// fault records that a fault has happened: checks from now on count as made under it.
+func (s *Sim) fault(f Fault) {
+	if s.mask&(1<<f) == 0 {
+		s.table.flush(s.mask)
+		s.mask |= 1 << f
 	}
-	return b.String()
+	s.table.faults[f]++
 }
 
 // checkState holds a state that is about to be saved against the rules and against what was saved before.
 // written says that the disk will have it.
-func (s *Sim) checkState(sled *Sled, st quorum.State, written bool) {
-	old := sled.Disk
+func (s *Sim) checkState(sled *Sled, st *quorum.State, written bool) {
 	for e, c := range st.Configs {
-		known := s.tracked[e]
-		if known == nil {
-			s.check(P10, c.Coordinator == sled.ID, "configuration %d is first seen at %s", e, sled.ID)
-			if known = c; written {
-				s.tracked[e] = c
-			}
-		}
-		s.check(P1, c == known || c.Equal(known), "%s has another configuration %d", sled.ID, e)
-		s.check(X4, c.RackID == RackID() && c.Epoch == e, "%s: configuration %d", sled.ID, e)
+		s.checkConfig(sled, e, c, written)
 	}
 	for e := range st.Commits {
-		s.check(X1, st.Prepared(e) && st.Certificates[e] != nil, "%s committed %d without being prepared", sled.ID, e)
-		s.check(X5, s.truth[e].Len() > 0, "%s committed %d without a decision", sled.ID, e)
+		if s.bad(X1, sled, st.Prepared(e) && st.Certificates[e] != nil) {
+			s.broken(X1, "%s committed %d without being prepared", sled.ID, e)
+			return
+		}
+		d := s.oracle.decision(e)
+		if s.bad(C3, sled, d != nil) {
+			s.broken(C3, "%s committed %d, which no journal has decided", sled.ID, e)
+			return
+		}
+		if s.bad(P6, sled, st.Configs[e].Has(sled.ID)) {
+			s.broken(P6, "%s committed %d, which leaves it out", sled.ID, e)
+			return
+		}
 	}
 	for e, sh := range st.Shares {
 		if s.checked[sled.Index][e] {
 			continue
 		}
-		c := st.Configs[e]
-		i, member := c.Index(sled.ID)
-		d, err := sh.Digest()
-		s.check(X2, member && err == nil && int(sh.X) == i+1 && c.Members[i].ShareDigest == d, "%s: share %d", sled.ID, e)
+		if s.bad(X2, sled, st.Configs[e] != nil && fits(st.Configs[e], sled.ID, sh)) {
+			s.broken(X2, "%s: share %d", sled.ID, e)
+		}
 	}
-	s.check(X3, grew(old.Configs, st.Configs) && grew(old.Shares, st.Shares) && grew(old.Commits, st.Commits) &&
-		grew(old.Certificates, st.Certificates) && (old.Expunged == nil || st.Expunged == old.Expunged), "%s forgot something", sled.ID)
-	if x := st.Expunged; x != nil && old.Expunged == nil {
-		c := s.tracked[x.Epoch]
-		s.check(P6, s.truth[x.Epoch].Len() > 0 && c != nil && !c.Has(sled.ID), "%s was expunged at %d without reason", sled.ID, x.Epoch)
+	if s.bad(X3, sled, kept(&sled.Disk, st)) {
+		s.broken(X3, "%s forgot something", sled.ID)
+	}
+	if x := st.Expunged; x != nil && sled.Disk.Expunged == nil {
+		c := st.Configs[x.Epoch]
+		if s.bad(P6, sled, s.oracle.decision(x.Epoch) != nil && c != nil && !c.Has(sled.ID)) {
+			s.broken(P6, "%s was expunged at %d without reason", sled.ID, x.Epoch)
+		}
 	}
 }
 
-func grew[V any](old, now map[ident.Epoch]V) bool {
-	for e := range old {
-		if _, ok := now[e]; !ok {
+func (s *Sim) checkConfig(sled *Sled, e ident.Epoch, c *quorum.Configuration, written bool) {
+	known := s.oracle.first[e]
+	if known == nil {
+		if s.bad(P10, sled, c.Coordinator == sled.ID) {
+			s.broken(P10, "configuration %d is first seen at %s", e, sled.ID)
+		}
+		if known = c; written {
+			s.oracle.first[e] = c
+		}
+	}
+	same := c == known || c.Equal(known)
+	if !same && s.frauds[e] == nil && !s.exists(e, known) { // gone with the only disks that had it
+		s.oracle.first[e], same = c, true
+	}
+	if s.bad(P1, sled, same) {
+		s.broken(P1, "%s has another configuration %d", sled.ID, e)
+	}
+	if s.bad(X4, sled, c.RackID == RackID() && c.Epoch == e) {
+		s.broken(X4, "%s: configuration %d", sled.ID, e)
+	}
+}
+
+// exists reports whether a sled has stored a configuration.
+func (s *Sim) exists(e ident.Epoch, c *quorum.Configuration) bool {
+	for _, sled := range s.Sleds {
+		if have := sled.Disk.Configs[e]; have != nil && have.Equal(c) {
+			return true
+		}
+	}
+	return false
+}
+
+// kept reports whether a state still has all that an earlier one had.
+func kept(old, now *quorum.State) bool {
+	if old.Expunged != nil && now.Expunged != old.Expunged || old.LRTQ != now.LRTQ {
+		return false
+	}
+	for e, c := range old.Configs {
+		if o := now.Configs[e]; o != c && (o == nil || !o.Equal(c)) {
+			return false
+		}
+	}
+	for e, sh := range old.Shares {
+		if o, ok := now.Shares[e]; !ok || o.X != sh.X || !o.Y.Equal(sh.Y) {
+			return false
+		}
+	}
+	for e := range old.Commits {
+		if !now.Commits[e] {
+			return false
+		}
+	}
+	for e := range old.Certificates {
+		if now.Certificates[e] == nil {
 			return false
 		}
 	}
 	return true
 }
 
-// seen checks released effects against the disk (X7), the replies against the truth (X6), and that nobody is alarmed.
+// seen checks released effects against the disk (X7), the replies against the truth (X6), and who is alarmed (P5).
 func (s *Sim) seen(sled *Sled, fx *quorum.Effects) {
-	for e := range sled.Disk.Shares {
-		s.checked[sled.Index][e] = true
-	}
+	s.touch(sled)
 	d := &sled.Disk
 	for _, m := range fx.Send {
-		ok := true
-		switch k := m.Message.Kind.(type) {
-		case quorum.Prepare:
-			ok = d.Prepared(k.Config.Epoch)
-		case quorum.PrepareAck:
-			ok = d.Prepared(k.Epoch)
-		case quorum.ShareReply:
-			_, ok = d.Shares[k.Epoch]
-		case quorum.CommitAdvance:
-			ok = d.Commits[k.Config.Epoch]
-		case quorum.ExpungedNotice:
-			ok = d.Certificates[k.Epoch] != nil
+		if s.bad(X7, sled, storedFirst(d, m.Message.Kind)) {
+			s.broken(X7, "%s sends %s before it is stored", sled.ID, quorum.KindOf(m.Message.Kind))
 		}
-		s.check(X7, ok, "%s sends %s before it is stored", sled.ID, quorum.KindOf(m.Message.Kind))
+	}
+	if fx.Committed != 0 {
+		if s.bad(X7, sled, d.Commits[fx.Committed]) {
+			s.broken(X7, "%s announces commit %d before it is stored", sled.ID, fx.Committed)
+		}
 	}
 	for _, r := range fx.Replies {
 		s.replied(sled, r)
 	}
+	for _, n := range fx.Notes {
+		s.table.codes[n.Code]++
+	}
 	for _, a := range fx.Alarms {
-		s.check(P5, s.liar != nil && a.From == s.liar.ID, "%s is alarmed: %+v", sled.ID, a)
+		s.table.alarms[a.Kind]++
+		if s.bad(P5, sled, s.liar != nil && a.From == s.liar.ID) {
+			s.broken(P5, "%s is alarmed: %+v", sled.ID, a)
+		}
 	}
 	if len(fx.Alarms) == 0 {
 		s.table.now[P5]++
 	}
-	if fx.Committed != 0 {
-		s.check(X7, d.Commits[fx.Committed], "%s announces commit %d before it is stored", sled.ID, fx.Committed)
-	}
 }
 
+// storedFirst is the table of protocol.md §6, read from the disk.
+func storedFirst(d *quorum.State, k quorum.MessageKind) bool {
+	switch k := k.(type) {
+	case quorum.Prepare:
+		return d.Prepared(k.Config.Epoch)
+	case quorum.PrepareAck:
+		return d.Prepared(k.Epoch)
+	case quorum.ShareReply:
+		_, ok := d.Shares[k.Epoch]
+		return ok
+	case quorum.CommitAdvance:
+		return d.Commits[k.Config.Epoch] && d.Certificates[k.Config.Epoch] != nil
+	case quorum.ExpungedNotice:
+		return d.Certificates[k.Epoch] != nil
+	}
+	return true
+}
+
+// replied checks an answer that came late, or at once. What the controller asked is checked where it hears of it.
 func (s *Sim) replied(sled *Sled, r quorum.Reply) {
 	if r.ID == 0 {
-		s.check(X7, r.Status != quorum.Committed || len(sled.Disk.Commits) > 0, "%s says committed", sled.ID)
 		return
 	}
 	l, ok := s.loads[r.ID]
 	delete(s.loads, r.ID)
-	switch code := reason.CodeOf(r.Err); {
-	case !ok:
+	if s.bad(P17, sled, ok && l.sled == sled) {
 		s.broken(P17, "%s answers request %d twice, or after it was withdrawn", sled.ID, r.ID)
+		return
+	}
+	latest, _ := sled.Disk.LatestCommitted()
+	code := reason.CodeOf(r.Err)
+	if r.Err != nil {
+		s.table.codes[code]++
+	}
+	switch {
 	case r.Err == nil:
-		s.check(X6, l.sled == sled && r.Secret.Equal(s.truth[r.Epoch]) && (l.epoch == 0 || l.epoch == r.Epoch),
-			"%s gives a wrong secret of epoch %d, asked for %d", sled.ID, r.Epoch, l.epoch)
-		s.check(X7, sled.Disk.Commits != nil, "%s gives a secret", sled.ID)
+		if s.bad(P14, sled, latest >= r.Epoch) {
+			s.broken(P14, "%s gives the secret of epoch %d and has committed %d", sled.ID, r.Epoch, latest)
+		}
+		if s.bad(X6, sled, r.Secret.Equal(s.oracle.truth[r.Epoch]) && (l.epoch == 0 || l.epoch == r.Epoch)) {
+			s.broken(X6, "%s gives a wrong secret of epoch %d, asked for %d", sled.ID, r.Epoch, l.epoch)
+		}
 		r.Secret.Destroy()
-	case code == quorum.CodeExpunged || code == quorum.CodeCleared:
+	case code == quorum.CodeNotAvailable:
+		s.notAvailable(sled, l.epoch, latest)
+	case code == quorum.CodeExpunged || code == quorum.CodeCleared || l.agree && code == quorum.CodeOutdated:
 	default:
-		s.broken(P17, "%s: load epoch %d: %v", sled.ID, l.epoch, r.Err)
-	}
-}
-
-// roles is P4: nobody coordinates and computes a share at once.
-func (s *Sim) roles() {
-	for _, sled := range s.Sleds {
-		if sled.Up() {
-			r := sled.Node.Roles()
-			s.check(P4, r.Coordinating == 0 || r.Computing == 0, "%s coordinates %d and computes %d", sled.ID, r.Coordinating, r.Computing)
+		if s.bad(P17, sled, false) {
+			s.broken(P17, "%s: load epoch %d: %v", sled.ID, l.epoch, r.Err)
 		}
 	}
 }
 
-// live heals everything, lets the controller finish, and checks that every member serves.
-func (s *Sim) live() {
-	s.liar = nil
-	s.heal()
-	for range 3 { // at most: abort, new request, commit
-		if s.err != nil {
-			return
-		}
-		if c := s.ctl.lastCommitted(); c != nil {
-			s.commitEverywhere(c)
-		}
-		s.poll()
-		switch c := s.ctl.latest; {
-		case c == nil:
-			s.reconfigure(Action{C: 1 << 4})
-		case c.op == opPreparing:
-			s.broken(P19, "epoch %d is still preparing when all is delivered", c.epoch)
-		case c.op == opAborted:
-			s.again(c)
-		}
-		s.settle()
+func (s *Sim) notAvailable(sled *Sled, e, latest ident.Epoch) {
+	d := s.oracle.decision(latest)
+	if s.bad(P17, sled, latest > e && (s.oracle.decision(e) == nil || d != nil && e < d.keep)) {
+		s.broken(P17, "%s says that epoch %d is not available, latest committed is %d", sled.ID, e, latest)
 	}
-	s.rest()
 }
 
-// again repeats an aborted change at the next epoch.
-func (s *Sim) again(c *change) {
-	last := s.ctl.lastCommitted()
-	if last == nil {
-		s.ask(c.members[0], c.members, c.k)
+// inspect checks what must hold of a sled that an event has touched.
+func (s *Sim) inspect(sled *Sled) {
+	if sled.Up() {
+		r := sled.Node.Roles()
+		if s.bad(P4, sled, r.Coordinating == 0 || r.Computing == 0) {
+			s.broken(P4, "%s coordinates %d and computes %d", sled.ID, r.Coordinating, r.Computing)
+		}
+	} else if s.bad(P12, sled, s.silent(sled)) {
+		s.broken(P12, "messages are on their way to or from %s, which is down", sled.ID)
+	}
+	if st := s.ctl.st; st != nil && st.Change != nil {
+		if ch := st.Change; ch.Phase == rack.Preparing && contains(ch.Acked, sled.ID) {
+			if s.bad(P2, sled, sled.Disk.Prepared(ch.Epoch)) {
+				s.broken(P2, "%s acknowledged epoch %d and has not stored it", sled.ID, ch.Epoch)
+			}
+		}
+	}
+	if d := s.oracle.last(); d != nil && d.told&bit(sled) != 0 {
+		if s.bad(P3, sled, sled.Disk.Commits[d.epoch] && sled.Disk.Prepared(d.epoch)) {
+			s.broken(P3, "%s said that epoch %d is committed", sled.ID, d.epoch)
+		}
+	}
+}
+
+// enough is X5: whatever happened, the last decision can be loaded.
+func (s *Sim) enough() {
+	d := s.oracle.last()
+	if d == nil {
 		return
 	}
-	coordinator, members := last.members[0], last.members
-	s.ask(coordinator, members, last.k)
-}
-
-// heal starts everything, renews every connection and delivers.
-func (s *Sim) heal() {
-	clear(s.fate)
-	for i, a := range s.Sleds {
-		if !a.Up() {
-			s.start(a)
-		}
-		for _, b := range s.Sleds[i+1:] {
-			s.Disconnect(a, b)
+	have := 0
+	for _, m := range d.members {
+		if _, ok := m.Disk.Shares[d.epoch]; ok && s.checked[m.Index][d.epoch] { // X2 has held when it was saved
+			have++
 		}
 	}
-	s.ConnectAll()
-	s.settle()
-}
-
-func (s *Sim) settle() {
-	if _, err := s.DeliverAll(nil); err != nil {
-		s.broken(PNoPanic, "%v", err)
+	if s.bad(X5, nil, have >= d.k) {
+		s.broken(X5, "epoch %d: %d members hold their shares, want %d", d.epoch, have, d.k)
 	}
-}
-
-func (s *Sim) commitEverywhere(c *change) {
-	for range 2 { // the second time for those that had to compute their share
-		for _, m := range c.members {
-			s.commit(c, m)
-		}
-		s.settle()
-	}
-	for _, m := range c.members {
-		s.check(P19, m.Disk.Commits[c.epoch], "%s has not committed epoch %d", m.ID, c.epoch)
-	}
-}
-
-// rest is what must hold when all is quiet: every member loads every secret, every removed member knows that it is.
-func (s *Sim) rest() {
-	last := s.ctl.lastCommitted()
-	if last == nil {
-		s.broken(P19, "nothing was committed")
-		return
-	}
-	s.check(P19, s.ctl.latest == last, "epoch %d is not committed", s.ctl.latest.epoch)
-	s.commitEverywhere(last)
-	for _, m := range last.members {
-		s.load(m, 0)
-		s.load(m, s.ctl.committed[0].epoch)
-	}
-	for _, sled := range s.Sleds {
-		if s.ctl.gone[sled.Index] { // it learns of it when it asks for shares, which a cached secret would spare it
-			s.do(sled, quorum.ClearSecrets{})
-			s.load(sled, 0)
-		}
-	}
-	s.settle()
-	for id, l := range s.loads {
-		c := l.sled.Disk.LatestCommittedConfig()
-		s.check(P22, l.boot != s.boot[l.sled.Index] || s.allGone(c), "request %d at %s was never answered", id, l.sled.ID)
-	}
-	for _, sled := range s.Sleds {
-		if c := sled.Disk.LatestCommittedConfig(); c != nil && s.ctl.gone[sled.Index] {
-			s.check(P6, sled.Disk.Expunged != nil || s.allGone(c), "%s does not know that it is expunged", sled.ID)
-		}
-	}
-	for _, m := range last.members {
-		r := m.Node.Roles()
-		s.check(P19, r.Coordinating == 0 && r.Computing == 0, "%s is still busy: %+v", m.ID, r)
-		s.check(P22, r.Collecting == 0, "%s is still collecting", m.ID)
-	}
-	s.check(P23, len(s.busy) == 0, "messages are left")
-}
-
-// allGone reports whether nobody is left who would tell a member of an old configuration that it is over: sleds ask the
-// members they know, and expunged ones no longer answer.
-func (s *Sim) allGone(c *quorum.Configuration) bool {
-	for _, m := range c.Members {
-		if !s.ctl.gone[s.Find(m.ID).Index] {
-			return false
-		}
-	}
-	return true
 }

@@ -23,12 +23,18 @@ type Cluster struct {
 	Save func(s *Sled, st quorum.State) error
 	// Seen gets the effects of every step after they are released and before they are sent; may be nil.
 	Seen func(s *Sled, fx *quorum.Effects)
+	// Refused is told of inputs that were refused or could not be stored; may be nil.
+	Refused func(s *Sled, err error)
+	// Wire may alter a message on its way to the network; nil leaves all as they are.
+	Wire func(from, to *Sled, m quorum.Message) quorum.Message
 	// Watch is told of every event; may be nil. See [Event].
 	Watch func(Event)
 
 	index map[ident.Baseboard]int
 	queue [][]fifo // [from][to]
 	conn  [][]bool // symmetric
+	held  [][]bool // [from][to]: what is on its way does not arrive until the connection is made anew
+	full  [][]bool // [from][to]: the next message finds its queue full
 	busy  []pair   // pairs with messages on their way, in no particular order
 	seed  uint64
 	boots uint64
@@ -68,6 +74,8 @@ func NewCluster(seed uint64, names ...string) *Cluster {
 		c.index[s.ID] = i
 		c.queue = append(c.queue, make([]fifo, len(names)))
 		c.conn = append(c.conn, make([]bool, len(names)))
+		c.held = append(c.held, make([]bool, len(names)))
+		c.full = append(c.full, make([]bool, len(names)))
 	}
 	for _, s := range c.Sleds {
 		if err := c.Start(s); err != nil {
@@ -149,6 +157,8 @@ func (c *Cluster) Disconnect(a, b *Sled) {
 		return
 	}
 	c.conn[a.Index][b.Index], c.conn[b.Index][a.Index] = false, false
+	c.held[a.Index][b.Index], c.held[b.Index][a.Index] = false, false
+	c.full[a.Index][b.Index], c.full[b.Index][a.Index] = false, false
 	c.drain(pair{a.Index, b.Index})
 	c.drain(pair{b.Index, a.Index})
 	for _, p := range [][2]*Sled{{a, b}, {b, a}} {
@@ -198,6 +208,7 @@ func (c *Cluster) Do(s *Sled, in quorum.Input) (fx quorum.Effects, err error) {
 	out, err := s.Node.Step(in)
 	if err != nil {
 		c.emitStep(s, in, nil, err)
+		c.refuse(s, err)
 		return fx, err
 	}
 	fx, err = out.Durable(func(st quorum.State) error {
@@ -209,6 +220,7 @@ func (c *Cluster) Do(s *Sled, in quorum.Input) (fx quorum.Effects, err error) {
 	})
 	if err != nil {
 		c.emitStep(s, in, nil, err)
+		c.refuse(s, err)
 		c.Crash(s)
 		return fx, fmt.Errorf("%w: %w", ErrDown, err)
 	}
@@ -222,13 +234,28 @@ func (c *Cluster) Do(s *Sled, in quorum.Input) (fx quorum.Effects, err error) {
 	return fx, nil
 }
 
+func (c *Cluster) refuse(s *Sled, err error) {
+	if c.Refused != nil {
+		c.Refused(s, err)
+	}
+}
+
 func (c *Cluster) post(s *Sled, e quorum.Envelope) {
 	to, ok := c.index[e.To]
 	if !ok || !c.conn[s.Index][to] {
 		destroy(e.Message.Kind)
 		return
 	}
-	c.push(pair{s.Index, to}, e.Message)
+	m := e.Message
+	if c.Wire != nil {
+		m = c.Wire(s, c.Sleds[to], m)
+	}
+	if c.full[s.Index][to] {
+		destroy(m.Kind)
+		c.Disconnect(s, c.Sleds[to])
+		return
+	}
+	c.push(pair{s.Index, to}, m)
 }
 
 func (c *Cluster) push(p pair, m quorum.Message) {

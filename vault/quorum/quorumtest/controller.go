@@ -4,280 +4,377 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/ident"
-	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/reason"
-	"github.com/sledvault/sledvault/vault/secret"
 )
 
-// controller is the model of the rack controller: the only one who can sign. It never crashes.
+// controller drives the product's controller core ([rack.State]) with a simulated journal. It does what package
+// vault/rack/controller does, one step at a time: each step may be the last one before it dies.
 type controller struct {
-	latest    *change
-	committed []*change // ascending
-	next      ident.Epoch
-	gone      []bool // by sled: removed for good
+	st      *rack.State // of the running process; nil while it is down
+	disk    rack.State  // the journal
+	past    []rack.State
+	fate    saveFate
+	asked   ident.Epoch // the epoch that this process asked its coordinator for
+	boot    uint64      // of that coordinator when it accepted
+	ended   bool        // it coordinates that epoch no longer
+	wary    bool        // the journal is not the newest: ask every sled before anything else
+	answers []answer    // of sleds, on their way
+	locked  bool        // by the running process
 }
 
-type op uint8
-
-const (
-	opPreparing op = iota
-	opCommitted
-	opAborted
-)
-
-// change is one configuration as the controller sees it.
-type change struct {
-	epoch, last ident.Epoch
-	coordinator *Sled
-	boot        uint64 // of the coordinator when it was asked
-	members     []*Sled
+// askedFor is what a coordinator was asked for.
+type askedFor struct {
+	coordinator ident.Baseboard
+	members     []ident.Baseboard
 	k           ident.Threshold
-	z           int
-	op          op
-	request     quorum.Reconfigure
-	acked, done []bool // by sled
-	config      *quorum.Configuration
-	certificate *quorum.Certificate
+	last        ident.Epoch
 }
 
-// told tells the watcher that the controller moved on.
-func (s *Sim) told(what string) { s.emit(Event{Kind: EventController, Text: what}) }
-
-// View is a snapshot of the whole rack.
-func (s *Sim) View() View {
-	v := View{Nodes: s.Nodes(), Controller: ControllerView{Up: true, Highest: s.ctl.next}}
-	c := s.ctl.latest
-	if c == nil {
-		return v
-	}
-	v.Controller = ControllerView{
-		Up: true, Highest: s.ctl.next, Epoch: c.epoch, LastCommitted: c.last, Coordinator: c.coordinator.ID, Threshold: c.k,
-		NeedAcks: int(c.k) + c.z, Phase: [...]rack.Phase{rack.Preparing, rack.Decided, rack.Aborted}[c.op],
-	}
-	for _, m := range c.members {
-		v.Controller.Members = append(v.Controller.Members, m.ID)
-		if c.acked[m.Index] {
-			v.Controller.Acked = append(v.Controller.Acked, m.ID)
-		}
-		if c.done[m.Index] {
-			v.Controller.Committed = append(v.Controller.Committed, m.ID)
-		}
-	}
-	return v
+// answer is what a sled told the controller.
+type answer struct {
+	from  *Sled
+	epoch ident.Epoch
+	// An answer to a poll.
+	polled bool
+	config *quorum.Configuration
+	acked  []ident.Baseboard
+	// An answer to a commit.
+	committed bool
 }
 
-func (c *controller) lastCommitted() *change {
-	if len(c.committed) == 0 {
+func (c *controller) start() {
+	st := copyState(&c.disk)
+	c.st, c.locked, c.asked, c.ended, c.answers = &st, true, 0, false, nil
+}
+
+func copyChange(ch *rack.Change) *rack.Change {
+	if ch == nil {
 		return nil
 	}
-	return c.committed[len(c.committed)-1]
+	out := *ch
+	out.Members, out.Acked, out.Committed, out.Removed = slices.Clone(ch.Members), slices.Clone(ch.Acked), slices.Clone(ch.Committed), slices.Clone(ch.Removed)
+	return &out
 }
 
-// reconfigure asks for a new configuration, possibly before the last one is decided.
-func (s *Sim) reconfigure(a Action) {
-	last := s.ctl.lastCommitted()
-	var members []*Sled
-	var coordinator *Sled
-	if last == nil {
-		n := 3 + int(a.A)%(len(s.Sleds)-2)
-		members = slices.Clone(s.Sleds[:n])
-		coordinator = members[int(a.B)%n]
-	} else {
-		var can []*Sled
-		for _, m := range last.members {
-			if last.done[m.Index] {
-				can = append(can, m)
-			}
-		}
-		if len(can) == 0 {
-			return
-		}
-		coordinator = can[int(a.B)%len(can)]
-		members = s.changeMembers(last, coordinator, a)
+// copyState is what the journal keeps of a state.
+func copyState(st *rack.State) rack.State {
+	out := *st
+	out.Change = copyChange(st.Change)
+	if out.Base = nil; out.Change != nil && out.Change.Phase != rack.Decided && out.Change.Phase != rack.Done {
+		out.Base = copyChange(st.Base)
 	}
-	if l := s.ctl.latest; l != nil && l.op == opPreparing {
-		l.op = opAborted
-		s.told("abort")
-		s.fault(FaultPreempted)
-	}
-	s.ask(coordinator, members, ident.Threshold(2+int(a.C>>4)%(len(members)-2)))
+	return out
 }
 
-// changeMembers removes up to two members and adds up to three sleds that were never removed.
-func (s *Sim) changeMembers(last *change, coordinator *Sled, a Action) []*Sled {
-	members := slices.Clone(last.members)
-	add, remove := int(a.A)%4, int(a.A>>8)%3
+// journal makes the state durable. It returns false if the controller has died.
+func (s *Sim) journal(what string) bool {
+	c := &s.ctl
+	fate := c.fate
+	c.fate = saveGood
+	if fate == saveCrashBefore {
+		s.fault(FaultControllerBeforeSave)
+		s.stopController()
+		return false
+	}
+	if len(c.past) == keptPast {
+		c.past = append(c.past[:0], c.past[1:]...)
+	}
+	c.past = append(c.past, c.disk)
+	c.disk = copyState(c.st)
+	if ch := c.disk.Change; ch != nil && ch.Phase == rack.Decided {
+		s.decided(ch)
+	}
+	s.emit(Event{Kind: EventController, Text: what})
+	if fate == saveCrashAfter {
+		s.fault(FaultControllerAfterSave)
+		s.stopController()
+		return false
+	}
+	return true
+}
+
+func (s *Sim) stopController() {
+	s.ctl.st, s.ctl.locked, s.ctl.answers = nil, false, nil
+	s.emit(Event{Kind: EventController, Text: "crash"})
+}
+
+func (s *Sim) crashController() {
+	if s.ctl.st != nil {
+		s.fault(FaultControllerCrash)
+		s.stopController()
+	}
+}
+
+// openJournal starts the controller, or a second one, which the lock refuses.
+func (s *Sim) openJournal() {
+	if s.ctl.locked {
+		s.fault(FaultSecondController)
+		if s.bad(C3, nil, s.ctl.st != nil) {
+			s.broken(C3, "the journal is locked and nobody runs")
+		}
+		return
+	}
+	s.ctl.start()
+	s.emit(Event{Kind: EventController, Text: "start"})
+}
+
+// oldJournal puts an earlier journal back, or none. The controller must then ask every sled before it acts.
+func (s *Sim) oldJournal(a Action) {
+	c := &s.ctl
+	if len(c.past) == 0 || a.C%4 != 0 {
+		return
+	}
+	s.crashController()
+	s.fault(FaultOldJournal)
+	c.disk = rack.State{}
+	if a.B%4 != 0 {
+		c.disk = copyState(&c.past[int(a.A)%len(c.past)])
+	}
+	c.past, c.wary = nil, true
+	s.emit(Event{Kind: EventController, Text: "old journal"})
+}
+
+// survey asks every sled which epochs it knows, the one that it coordinates included, and takes over what is committed.
+// One that is silent may know of a later epoch, so all must answer. Decisions that no sled knows of are void.
+func (s *Sim) survey() bool {
+	c := &s.ctl
+	if slices.ContainsFunc(s.Sleds, func(sled *Sled) bool { return !sled.Up() && !s.disk(sled).refused }) {
+		return false
+	}
+	before := c.st.Highest
 	for _, sled := range s.Sleds {
-		if add > 0 && !s.ctl.gone[sled.Index] && !slices.Contains(members, sled) {
-			members = append(members, sled)
-			add--
+		if !sled.Up() {
+			continue
 		}
-	}
-	for i := int(a.C) % len(members); remove > 0 && len(members) > 3; remove-- {
-		i %= len(members)
-		if members[i] == coordinator {
-			i = (i + 1) % len(members)
+		st := sled.Node.State()
+		epochs := append(quorum.Epochs(st.Configs), sled.Node.Roles().Coordinating)
+		for _, e := range epochs {
+			if err := c.st.Observe(e); err != nil {
+				s.broken(XSound, "survey: %v", err)
+			}
 		}
-		members = slices.Delete(members, i, i+1)
-	}
-	return members
-}
-
-// ask sends a granted request to the coordinator.
-func (s *Sim) ask(coordinator *Sled, members []*Sled, k ident.Threshold) {
-	s.ctl.next++
-	c := &change{
-		epoch: s.ctl.next, coordinator: coordinator, boot: s.boot[coordinator.Index], members: members, k: k,
-		z: min(1, (len(members)-int(k))/2), acked: make([]bool, len(s.Sleds)), done: make([]bool, len(s.Sleds)),
-	}
-	if last := s.ctl.lastCommitted(); last != nil {
-		c.last = last.epoch
-	}
-	s.ctl.latest = c
-	s.told("begin")
-	c.request = s.Request(coordinator, c.epoch, c.last, k, members...)
-	_, err := s.do(coordinator, c.request)
-	if errors.Is(err, ErrDown) {
-		c.op = opAborted
-		s.told("abort")
-		return
-	}
-	s.check(P8, err == nil, "reconfigure epoch %d at %s: %v", c.epoch, coordinator.ID, err)
-}
-
-// repeat sends the latest request once more. While it is being coordinated it must succeed without any effect; after a
-// restart it may only succeed if nothing of the epoch was stored, so that nothing of it can have been sent.
-func (s *Sim) repeat() {
-	c := s.ctl.latest
-	if c == nil || !c.coordinator.Up() {
-		return
-	}
-	coordinating := c.coordinator.Node.Roles().Coordinating == c.epoch
-	stored := c.coordinator.Disk.Configs[c.epoch] != nil
-	fx, err := s.do(c.coordinator, c.request)
-	switch {
-	case errors.Is(err, ErrDown):
-	case coordinating:
-		s.check(P8, err == nil && len(fx.Send) == 0, "repeated request of epoch %d: %v", c.epoch, err)
-	case err == nil:
-		s.check(P8, !stored, "request of epoch %d succeeds again after its coordination ended", c.epoch)
-		c.boot = s.boot[c.coordinator.Index]
-	}
-}
-
-// poll reads the acknowledgements from the coordinator and decides.
-func (s *Sim) poll() {
-	c := s.ctl.latest
-	if c == nil || c.op != opPreparing {
-		return
-	}
-	if !c.coordinator.Up() || s.boot[c.coordinator.Index] != c.boot {
-		c.op = opAborted
-		s.told("abort")
-		return
-	}
-	s.check(P18, c.coordinator.Node.Roles().Coordinating == c.epoch, "%s no longer coordinates epoch %d", c.coordinator.ID, c.epoch)
-	acks := 0
-	for _, m := range c.members {
-		if c.coordinator.Node.Acked(c.epoch, m.ID) {
-			c.acked[m.Index] = true
-			acks++
-			s.check(P2, m.Disk.Prepared(c.epoch), "%s acknowledged epoch %d and has not stored it", m.ID, c.epoch)
-		}
-	}
-	if acks >= int(c.k)+c.z {
-		s.decide(c)
-	}
-}
-
-// decide commits an epoch: from here on it must never be lost.
-func (s *Sim) decide(c *change) {
-	c.config = c.coordinator.Disk.Configs[c.epoch]
-	s.check(P10, c.config != nil, "coordinator %s has not stored epoch %d", c.coordinator.ID, c.epoch)
-	if s.err != nil {
-		return
-	}
-	c.certificate = s.Auth.Certify(c.config)
-	var shares []gfss.Share
-	for _, m := range c.members {
-		if sh, ok := m.Disk.Shares[c.epoch]; ok {
-			shares = append(shares, sh)
-		}
-	}
-	s.check(X5, len(shares) >= int(c.k), "epoch %d: have %d shares, want %d", c.epoch, len(shares), c.k)
-	if s.err != nil {
-		return
-	}
-	truth, err := gfss.Combine(secret.Heap{}, shares)
-	s.check(X6, err == nil, "epoch %d: combine: %v", c.epoch, err)
-	if last := s.ctl.lastCommitted(); last != nil {
-		for _, m := range last.members {
-			if !slices.Contains(c.members, m) {
-				s.ctl.gone[m.Index] = true
+		for e, cert := range st.Certificates {
+			if _, err := c.st.Adopt(st.Configs[e], cert); err != nil {
+				s.broken(XSound, "survey: %v", err)
 			}
 		}
 	}
-	s.checkOldSecrets(c.config, truth)
-	s.truth[c.epoch] = truth
-	c.op = opCommitted
-	s.ctl.committed = append(s.ctl.committed, c)
-	s.told("decide")
+	s.forget(c.st.LastCommitted())
+	if ch := c.st.Change; ch != nil && ch.Phase == rack.Preparing && (c.st.Highest != before || s.oracle.asked[ch.Epoch] != nil) {
+		_ = ch.Abort() // it may have been asked for, decided otherwise, or given up
+	}
+	c.wary = !s.journal("survey")
+	return !c.wary
 }
 
-// checkOldSecrets is X8: a committed configuration carries exactly the older committed secrets.
-func (s *Sim) checkOldSecrets(c *quorum.Configuration, truth secret.RackSecret) {
-	old := keys.OldSecrets{}
-	if c.EncryptedSecrets != nil {
-		var err error
-		if old, err = keys.Decrypt(secret.Heap{}, *c.EncryptedSecrets, truth, c.RackID, c.Epoch); err != nil {
-			s.broken(X8, "epoch %d: %v", c.Epoch, err)
-			return
-		}
+// call makes a request at a sled. No answer comes from one that is down, or dies of it.
+func (s *Sim) call(sled *Sled, in quorum.Input) (fx quorum.Effects, err error) {
+	if !sled.Up() {
+		return fx, ErrDown
 	}
-	s.check(X8, len(old) == len(s.truth), "epoch %d carries %d older secrets, want %d", c.Epoch, len(old), len(s.truth))
-	for e, have := range old {
-		s.check(X8, have.Equal(s.truth[e]), "epoch %d carries a wrong secret of epoch %d", c.Epoch, e)
-	}
-	old.Destroy()
+	return s.do(sled, in)
 }
 
-// commitSome tells one member of the latest committed configuration, or of an older one, that it is committed.
-func (s *Sim) commitSome(a Action) {
-	c := s.ctl.lastCommitted()
-	if c == nil {
+// ask sends a granted request to the coordinator of the change under way.
+func (s *Sim) ask() {
+	c := &s.ctl
+	ch := c.st.Change
+	sled := s.Find(ch.Coordinator)
+	if !sled.Up() {
+		c.ended = true
 		return
 	}
-	if a.B%8 == 0 { // a late commit
-		c = s.ctl.committed[int(a.C)%len(s.ctl.committed)]
-	}
-	s.commit(c, c.members[int(a.A)%len(c.members)])
-}
-
-func (s *Sim) commit(c *change, m *Sled) {
-	if !m.Up() || m.Disk.Expunged != nil {
-		return
-	}
-	var in quorum.Input = quorum.PrepareAndCommit{Config: c.config, Certificate: c.certificate}
-	if c.acked[m.Index] || m.Disk.Prepared(c.epoch) {
-		in = quorum.Commit{RackID: RackID(), Epoch: c.epoch, Certificate: c.certificate}
-	}
-	fx, err := s.do(m, in)
+	s.checkAsked(ch)
+	in := s.request(ch)
+	want := s.mayCoordinate(sled, ch)
+	repeated := sled.Node.Roles().Coordinating == ch.Epoch
+	first := ch.LastCommitted == 0 && !repeated
+	reached := s.reached(sled, ch) // a full queue may break a connection in this very step
+	fx, err := s.call(sled, in)
 	if errors.Is(err, ErrDown) {
 		return
 	}
-	s.check(P9, err == nil && len(fx.Replies) > 0, "commit epoch %d at %s: %v (%s)", c.epoch, m.ID, err, reason.CodeOf(err))
-	if err != nil {
-		return
+	if s.bad(P8, sled, (err == nil) == want) {
+		s.broken(P8, "reconfigure epoch %d at %s: %v, should succeed: %t", ch.Epoch, sled.ID, err, want)
 	}
-	for _, r := range fx.Replies {
-		if r.ID == 0 && r.Status == quorum.Committed {
-			c.done[m.Index] = true
-			s.told("committed")
-			s.check(P3, m.Disk.Commits[c.epoch] && m.Disk.Prepared(c.epoch), "%s says that epoch %d is committed", m.ID, c.epoch)
+	if err == nil && repeated && s.bad(P8, sled, len(fx.Send) == 0) {
+		s.broken(P8, "repeated request of epoch %d has effects", ch.Epoch)
+	}
+	if err == nil && first {
+		s.checkFirst(sled, ch, &fx, reached)
+	}
+	c.asked, c.boot, c.ended = ch.Epoch, s.boot[sled.Index], err != nil
+	s.emit(Event{Kind: EventController, Text: "asked"})
+}
+
+func (s *Sim) request(ch *rack.Change) quorum.Reconfigure {
+	r := quorum.Reconfigure{RackID: RackID(), Epoch: ch.Epoch, Threshold: ch.Threshold, Members: ch.Members}
+	if last := ch.LastCommitted; last != 0 {
+		r.LastCommitted = &last
+	}
+	r.Grant = ch.Grant(RackID())
+	s.Auth.SignGrant(r.Grant)
+	return r
+}
+
+// checkAsked is C1.
+func (s *Sim) checkAsked(ch *rack.Change) {
+	if had := s.oracle.asked[ch.Epoch]; had != nil {
+		if s.bad(C1, nil, had.coordinator == ch.Coordinator && had.k == ch.Threshold && had.last == ch.LastCommitted && slices.Equal(had.members, ch.Members)) {
+			s.broken(C1, "epoch %d is used twice", ch.Epoch)
+		}
+	} else {
+		for e := range s.oracle.asked {
+			if s.bad(C1, nil, e < ch.Epoch) {
+				s.broken(C1, "epoch %d is asked for after epoch %d", ch.Epoch, e)
+			}
 		}
 	}
+	s.oracle.asked[ch.Epoch] = &askedFor{ch.Coordinator, ch.Members, ch.Threshold, ch.LastCommitted}
+	base := ident.Epoch(0)
+	if d := s.oracle.last(); d != nil {
+		base = d.epoch
+	}
+	if s.bad(C2, nil, ch.LastCommitted == base) {
+		s.broken(C2, "epoch %d is asked for on top of epoch %d, the last decision is %d", ch.Epoch, ch.LastCommitted, base)
+	}
+}
+
+// mayCoordinate is protocol.md §8.1 for a request with a good grant, read from the disk.
+func (s *Sim) mayCoordinate(sled *Sled, ch *rack.Change) bool {
+	d := &sled.Disk
+	committed, _ := d.LatestCommitted()
+	certified := ident.Epoch(0)
+	for e := range d.Certificates {
+		certified = max(certified, e)
+	}
+	if d.Expunged != nil || committed != ch.LastCommitted || certified > committed {
+		return false
+	}
+	if coordinating := sled.Node.Roles().Coordinating; coordinating >= ch.Epoch {
+		return coordinating == ch.Epoch
+	}
+	latest := d.LatestConfig()
+	return latest == nil || latest.Epoch < ch.Epoch
+}
+
+// reached counts the members of a change that a sled is connected with.
+func (s *Sim) reached(sled *Sled, ch *rack.Change) (n int) {
+	for _, m := range ch.Members {
+		if o := s.Find(m); o != sled && s.Connected(sled, o) {
+			n++
+		}
+	}
+	return n
+}
+
+// checkFirst is P7.
+func (s *Sim) checkFirst(sled *Sled, ch *rack.Change, fx *quorum.Effects, reached int) {
+	var sent []quorum.Envelope
+	for _, e := range fx.Send {
+		if _, debt := e.Message.Kind.(quorum.ShareReply); !debt || s.liar == nil { // a liar may have asked for a share too early
+			sent = append(sent, e)
+		}
+	}
+	want := 2 * reached
+	ok := sled.Node.Roles().Coordinating == ch.Epoch && sled.Disk.Prepared(ch.Epoch) && len(sled.Disk.Commits) == 0 && len(sent) == want
+	for i := 0; ok && i < want; i += 2 {
+		_, grant := sent[i].Message.Kind.(quorum.GrantNotice)
+		_, prepare := sent[i+1].Message.Kind.(quorum.Prepare)
+		ok = grant && prepare && sent[i].To == sent[i+1].To && contains(ch.Members, sent[i].To)
+	}
+	if s.bad(P7, sled, ok) {
+		s.broken(P7, "%s sends %d messages for the first configuration, want %d", sled.ID, len(fx.Send), want)
+	}
+}
+
+// poll asks the coordinator how far it is. The answer is on its way then.
+func (s *Sim) poll() {
+	c := &s.ctl
+	ch := c.st.Change
+	sled := s.Find(ch.Coordinator)
+	if !sled.Up() {
+		c.ended = true
+		return
+	}
+	coordinating := sled.Node.Roles().Coordinating
+	if c.boot == s.boot[sled.Index] && !c.ended && s.bad(P18, sled, coordinating == ch.Epoch) {
+		s.broken(P18, "%s no longer coordinates epoch %d", sled.ID, ch.Epoch)
+	}
+	an := answer{from: sled, epoch: coordinating, polled: true}
+	if coordinating == ch.Epoch {
+		an.config = sled.Node.State().Configs[ch.Epoch]
+		if f := s.frauds[ch.Epoch]; f != nil {
+			an.config = f.config
+		}
+		if an.config != nil {
+			for _, m := range an.config.Members {
+				if sled.Node.Acked(ch.Epoch, m.ID) {
+					an.acked = append(an.acked, m.ID)
+				}
+			}
+		}
+	}
+	c.answers = append(c.answers, an)
+}
+
+// hear takes one answer in.
+func (s *Sim) hear(an answer) {
+	c := &s.ctl
+	if c.st == nil || c.st.Change == nil {
+		return
+	}
+	ch := c.st.Change
+	switch {
+	case an.polled && ch.Phase == rack.Preparing && an.from.ID == ch.Coordinator && c.asked == ch.Epoch:
+		s.polled(ch, an)
+	case an.committed && ch.Epoch == an.epoch:
+		if ch.CommittedBy(an.from.ID) {
+			if d := s.oracle.decision(an.epoch); d != nil {
+				d.told |= bit(an.from)
+			}
+			s.touch(an.from)
+			s.journal("committed")
+		}
+	}
+}
+
+func (s *Sim) polled(ch *rack.Change, an answer) {
+	if an.epoch != ch.Epoch {
+		s.ctl.ended = true
+		return
+	}
+	if _, err := ch.Prepared(an.config, an.acked); err != nil {
+		if s.bad(XSound, an.from, false) {
+			s.broken(XSound, "the controller refuses what %s reports of epoch %d: %v (%s)", an.from.ID, ch.Epoch, err, reason.CodeOf(err))
+		}
+		return
+	}
+	for _, m := range an.acked {
+		s.touch(s.Find(m))
+	}
+	ready := ch.Ready()
+	if s.plant.ready != nil {
+		ready = s.plant.ready(s, ch)
+	}
+	if !ready {
+		return
+	}
+	if err := s.decide(ch, an.config); err != nil {
+		s.broken(XSound, "decide epoch %d: %v", ch.Epoch, err)
+		return
+	}
+	s.journal("decide")
+}
+
+func (s *Sim) decide(ch *rack.Change, config *quorum.Configuration) error {
+	cert := s.Auth.CertifyFrom(config, ch.KeepFrom)
+	if s.plant.ready != nil { // the core would refuse
+		ch.Config, ch.Certificate, ch.Phase = config, cert, rack.Decided
+		return nil
+	}
+	return ch.Decide(config, cert)
 }

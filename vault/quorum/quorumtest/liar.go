@@ -41,20 +41,29 @@ func Forge(seed uint64, coordinator ident.Baseboard, e ident.Epoch, k ident.Thre
 // lie makes the liar send something that an honest sled would not, over its own connections.
 func (s *Sim) lie(a Action) {
 	target := s.sled(a.A)
-	if target == s.liar || !s.Connected(s.liar, target) {
+	name := inventions[int(a.B)%len(inventions)]
+	if ch := s.ctl.disk.Change; ch != nil && name == "false ack" {
+		target = s.Find(ch.Coordinator)
+	}
+	if s.liar == nil || target == s.liar || !s.Connected(s.liar, target) {
+		return
+	}
+	messages := s.invent(name, target, a)
+	if len(messages) == 0 {
 		return
 	}
 	s.fault(FaultLiar)
-	for _, k := range s.invent(target, a) {
+	s.table.lies["invented "+name]++
+	for _, k := range messages {
 		rack := RackID()
-		if a.B%16 == 15 {
+		if a.B>>8%16 == 15 {
 			rack[0] ^= 1
 		}
 		s.push(pair{s.liar.Index, target.Index}, quorum.Message{RackID: rack, Kind: k})
 	}
 }
 
-// forged is a configuration of a later epoch that the liar made itself.
+// forged is a configuration that the liar made itself, of a later epoch or of one that was asked of another sled.
 func (s *Sim) forged(target *Sled, a Action) (*quorum.Configuration, gfss.Share) {
 	var ids []ident.Baseboard
 	for _, sled := range s.Sleds {
@@ -68,70 +77,131 @@ func (s *Sim) forged(target *Sled, a Action) (*quorum.Configuration, gfss.Share)
 			old[e] = sec
 		}
 	}
-	c, shares := Forge(uint64(a.C), s.liar.ID, s.ctl.next+1000, 2, old, ids...)
+	e := s.ctl.disk.Highest + 1000
+	latest, _ := target.Disk.LatestCommitted()
+	if ch := s.ctl.disk.Change; ch != nil && a.C%4 == 0 && ch.Coordinator != s.liar.ID && ch.Epoch > latest {
+		e = ch.Epoch
+	}
+	c, shares := Forge(uint64(a.C), s.liar.ID, e, 2, old, ids...)
 	return c, shares[target.Index]
 }
 
-// real picks a configuration that was committed, if there is one.
-func (s *Sim) real(v uint32) *change {
-	if n := len(s.ctl.committed); n > 0 {
-		return s.ctl.committed[int(v)%n]
+// decisionFor picks a decision, if there is one.
+func (s *Sim) someDecision(v uint32) *decision {
+	if n := len(s.oracle.decisions); n > 0 {
+		return s.oracle.decisions[int(v>>4)%n]
 	}
 	return nil
 }
 
-func (s *Sim) invent(target *Sled, a Action) []quorum.MessageKind {
+// inventions are what the liar makes up.
+var inventions = []string{
+	"prepare", "granted prepare", "old grant", "foreign prepare", "commit", "borrowed certificate", "expunged", "useless proof", "forged proof",
+	"share", "share", "share", "ack", "false ack", "false ack", "question", "nothing", "older scheme", "true news", "wrong secrets", "impossible prepare",
+}
+
+func (s *Sim) invent(name string, target *Sled, a Action) []quorum.MessageKind {
+	d := s.someDecision(a.C)
+	switch name { // what needs no configuration
+	case "expunged":
+		return []quorum.MessageKind{quorum.ExpungedNotice{Epoch: s.someEpoch(a.C)}}
+	case "ack":
+		return []quorum.MessageKind{quorum.PrepareAck{Epoch: s.ctl.disk.Highest + 1000}}
+	case "false ack":
+		return s.falseAck(target)
+	case "question":
+		return []quorum.MessageKind{quorum.GetShare{Epoch: ident.Epoch(a.C % 8)}}
+	case "nothing":
+		return []quorum.MessageKind{quorum.GrantNotice{}, quorum.CommitProof{}, quorum.Prepare{}, quorum.CommitAdvance{}, quorum.NoSuchShare{Epoch: 1}, nil}
+	case "useless proof": // the target is still a member, or it is over, or it is true
+		if d != nil {
+			return []quorum.MessageKind{quorum.CommitProof{Config: d.config, Certificate: d.cert}, quorum.ExpungedNotice{Epoch: d.epoch}}
+		}
+		return nil
+	case "true news":
+		if d != nil {
+			return []quorum.MessageKind{quorum.CommitProof{Certificate: d.cert}, quorum.CommitAdvance{Config: d.config}}
+		}
+		return nil
+	}
 	c, share := s.forged(target, a)
-	grant := &quorum.Grant{RackID: c.RackID, Epoch: c.Epoch, Coordinator: c.Coordinator, Threshold: c.Threshold}
-	for _, m := range c.Members {
-		grant.Members = append(grant.Members, m.ID)
-	}
-	if e, ok := target.Disk.LatestCommitted(); ok {
-		grant.LastCommitted = e
-	}
+	return s.inventWith(name, target, d, c, share)
+}
+
+func (s *Sim) inventWith(name string, target *Sled, d *decision, c *quorum.Configuration, share gfss.Share) []quorum.MessageKind {
 	badCert := &quorum.Certificate{RackID: c.RackID, Epoch: c.Epoch, ConfigDigest: ConfigDigest(c)}
-	real := s.real(a.C)
-	switch a.B % 14 {
-	case 0:
-		return []quorum.MessageKind{quorum.Prepare{Config: c, Share: share}}
-	case 1:
-		return []quorum.MessageKind{quorum.GrantNotice{Grant: grant}, quorum.Prepare{Config: c, Share: share}}
-	case 2: // the configuration of someone else, with a share of our own
-		if real != nil {
-			return []quorum.MessageKind{quorum.GrantNotice{Grant: real.request.Grant}, quorum.Prepare{Config: real.config, Share: share}}
+	prepare := quorum.Prepare{Config: c, Share: share}
+	switch name {
+	case "prepare", "impossible prepare":
+		s.fault(FaultUngranted)
+		if name != "prepare" {
+			none := *c
+			none.Threshold = ident.Threshold(len(c.Members))
+			prepare.Config = &none
 		}
-	case 3:
+		return []quorum.MessageKind{prepare}
+	case "granted prepare", "wrong secrets":
+		s.fault(FaultUngranted)
+		g := grantFor(target, c)
+		if name == "wrong secrets" {
+			lacking := *c
+			lacking.EncryptedSecrets, g.LastCommitted = nil, 0
+			prepare.Config = &lacking
+		}
+		return []quorum.MessageKind{quorum.GrantNotice{Grant: g}, prepare}
+	case "old grant": // a true one, for something else
+		if ch := s.ctl.disk.Change; ch != nil {
+			s.fault(FaultUngranted)
+			return []quorum.MessageKind{quorum.GrantNotice{Grant: s.request(ch).Grant}, prepare}
+		}
+	case "foreign prepare": // the configuration of someone else, with a share of our own
+		if d != nil && d.config.Coordinator != s.liar.ID {
+			return []quorum.MessageKind{quorum.Prepare{Config: d.config, Share: share}}
+		}
+	case "commit":
 		return []quorum.MessageKind{quorum.CommitProof{Certificate: badCert}, quorum.CommitAdvance{Config: c}}
-	case 4: // the certificate of another configuration
-		if real != nil {
-			return []quorum.MessageKind{quorum.CommitProof{Certificate: real.certificate}, quorum.CommitAdvance{Config: c}}
+	case "borrowed certificate":
+		if d != nil {
+			return []quorum.MessageKind{quorum.CommitProof{Certificate: d.cert}, quorum.CommitAdvance{Config: c}}
 		}
-	case 5:
-		return []quorum.MessageKind{quorum.ExpungedNotice{Epoch: c.Epoch}}
-	case 6: // proves nothing: the target is still a member, or it is over, or it is true
-		if real != nil {
-			return []quorum.MessageKind{quorum.CommitProof{Config: real.config, Certificate: real.certificate}, quorum.ExpungedNotice{Epoch: real.epoch}}
-		}
-	case 7:
+	case "forged proof":
 		lacking := *c
 		lacking.Members = append(append([]quorum.Member(nil), c.Members[:target.Index]...), c.Members[target.Index+1:]...)
 		return []quorum.MessageKind{quorum.CommitProof{Config: &lacking, Certificate: badCert}, quorum.ExpungedNotice{Epoch: c.Epoch}}
-	case 8:
-		if real != nil {
-			return []quorum.MessageKind{quorum.ShareReply{Epoch: real.epoch, Share: share}}
+	case "share":
+		if d != nil {
+			return []quorum.MessageKind{quorum.ShareReply{Epoch: d.epoch, Share: share}}
 		}
-	case 9:
-		return []quorum.MessageKind{quorum.PrepareAck{Epoch: c.Epoch}}
-	case 10:
-		return []quorum.MessageKind{quorum.GetShare{Epoch: ident.Epoch(a.C % 8)}}
-	case 11:
-		return []quorum.MessageKind{quorum.GrantNotice{}, quorum.CommitProof{}, quorum.Prepare{}, quorum.CommitAdvance{}, quorum.NoSuchShare{Epoch: 1}, nil}
-	case 12:
+	case "older scheme":
 		return []quorum.MessageKind{quorum.GetLRTQShare{}, quorum.LRTQShare{Share: share}}
-	case 13: // true news from the wrong peer
-		if real != nil {
-			return []quorum.MessageKind{quorum.CommitProof{Certificate: real.certificate}, quorum.CommitAdvance{Config: real.config}}
-		}
 	}
 	return nil
+}
+
+// grantFor is a grant that fits a forged configuration and that nobody signed.
+func grantFor(target *Sled, c *quorum.Configuration) *quorum.Grant {
+	g := &quorum.Grant{RackID: c.RackID, Epoch: c.Epoch, Coordinator: c.Coordinator, Threshold: c.Threshold}
+	for _, m := range c.Members {
+		g.Members = append(g.Members, m.ID)
+	}
+	if e, ok := target.Disk.LatestCommitted(); ok {
+		g.LastCommitted = e
+	}
+	return g
+}
+
+// falseAck acknowledges what the target coordinates, where the budget allows a member to be worth nothing.
+func (s *Sim) falseAck(target *Sled) []quorum.MessageKind {
+	if !target.Up() {
+		return nil
+	}
+	e := target.Node.Roles().Coordinating
+	c := target.Disk.Configs[e]
+	if c == nil || !c.Has(s.liar.ID) || s.liar.Disk.Prepared(e) || !s.spare(s.liar, e) {
+		return nil
+	}
+	s.fault(FaultFalseAck)
+	s.hit[FaultFalseAck] |= bit(s.liar)
+	s.oracle.lost[e] |= bit(s.liar)
+	return []quorum.MessageKind{quorum.PrepareAck{Epoch: e}}
 }

@@ -28,19 +28,6 @@ func Shrink(actions []Action, fails func([]Action) bool) []Action {
 	return actions
 }
 
-// Add adds the counts of another table.
-func (t *Table) Add(o *Table) {
-	for f := range o.count {
-		for i, n := range o.count[f] {
-			t.count[f][i] += n
-		}
-	}
-	t.delivered += o.delivered
-	for f, n := range o.faults {
-		t.faults[f] += n
-	}
-}
-
 // Trace digests what every sled has on disk at the end, shares included, and all configurations.
 func (s *Sim) Trace() uint64 {
 	h := fnv.New64a()

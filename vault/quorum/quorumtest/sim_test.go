@@ -2,7 +2,10 @@ package quorumtest
 
 import (
 	"flag"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -11,29 +14,53 @@ import (
 )
 
 var (
-	simActions = flag.Int("sim.actions", 100_000, "actions to simulate")
+	simActions = flag.Float64("sim.actions", 100_000, "actions to simulate, also as 1e9")
 	simSeed    = flag.Uint64("sim.seed", 0, "seed of one run to repeat; 0 = the fixed sequence of runs")
+	simFrom    = flag.Uint64("sim.from", 20, "where the sequence of runs begins")
+	simReplay  = flag.String("sim.replay", "", "failure file to play again")
+	simTrace   = flag.Bool("sim.trace", false, "print every event of the run of -sim.seed or -sim.replay")
+	simOut     = flag.String("sim.out", "", "folder for failure files; none are written without it")
 )
 
 const actionsPerRun = 600
 
 // TestSimulation plays many racks with every fault and checks every invariant after every event. A failure prints the
-// seed of its run, which -sim.seed repeats, and the fewest actions that still fail.
+// seed of its run, which -sim.seed repeats, and the fewest actions that still fail. A full run fails too if a cell of the
+// table stays empty, or if something that must be met was not.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	if *simSeed != 0 {
-		one(t, *simSeed, &Table{})
+	switch {
+	case *simReplay != "":
+		replayFile(t, *simReplay)
+		return
+	case *simSeed != 0:
+		one(t, *simSeed, NewTable())
 		return
 	}
-	seeds := rand.New(rand.NewPCG(20, 26))
+	runs := int((*simActions + actionsPerRun - 1) / actionsPerRun)
+	start := time.Now()
+	total := campaign(t, runs)
+	took := time.Since(start)
+	t.Logf("%d actions, %.1f s, %.0f actions/s\n%s\n%s", total.actions, took.Seconds(), float64(total.actions)/took.Seconds(), total, total.Seen())
+	for _, h := range total.Holes() {
+		if total.actions >= FullRun && !t.Failed() {
+			t.Errorf("hole: %s", h)
+		} else {
+			t.Logf("hole: %s", h)
+		}
+	}
+}
+
+// campaign plays independent runs on every core.
+func campaign(t *testing.T, runs int) *Table {
+	seeds := rand.New(rand.NewPCG(*simFrom, 26))
 	work := make(chan uint64)
+	total := NewTable()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	total := &Table{}
-	start := time.Now()
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			table := &Table{}
+			table := NewTable()
 			for seed := range work {
 				one(t, seed, table)
 			}
@@ -42,31 +69,75 @@ func TestSimulation(t *testing.T) {
 			total.Add(table)
 		})
 	}
-	runs := (*simActions + actionsPerRun - 1) / actionsPerRun
-	for range runs {
+	said := time.Now()
+	for i := range runs {
 		if t.Failed() {
 			break
 		}
 		work <- seeds.Uint64()
+		if now := time.Now(); now.Sub(said) > 10*time.Second {
+			said = now
+			fmt.Fprintf(os.Stderr, "simulation: %d %% of %.3g actions\n", 100*i/runs, float64(runs*actionsPerRun))
+		}
 	}
 	close(work)
 	wg.Wait()
-	took := time.Since(start)
-	t.Logf("%d runs, %d actions, %.1f s, %.0f actions/s, %d messages delivered\n%s", runs, runs*actionsPerRun, took.Seconds(),
-		float64(runs*actionsPerRun)/took.Seconds(), total.delivered, total)
+	return total
 }
 
 func one(t *testing.T, seed uint64, table *Table) {
 	t.Helper()
-	actions := Generate(seed, actionsPerRun)
-	err := NewSim(seed, table).Run(actions)
-	if err == nil {
+	f := Play(seed, Options{}, actionsPerRun, table)
+	if f == nil {
 		return
 	}
-	fewest := Shrink(actions, func(some []Action) bool { return NewSim(seed, &Table{}).Run(some) != nil })
-	t.Errorf("seed %d: %v\nfewest actions that fail: %v", seed, err, NewSim(seed, &Table{}).Run(fewest))
-	for _, a := range fewest {
-		t.Logf("  %s", a)
+	if *simTrace {
+		_ = f.Replay(func(s *Sim) { s.Watch = printEvent }, printAction)
+	}
+	t.Errorf("again: go test ./vault/quorum/quorumtest -run 'Simulation$' -args -sim.seed=%d\n%s", seed, f)
+	if *simOut != "" {
+		path := filepath.Join(*simOut, fmt.Sprintf("%d.json", seed))
+		file, err := os.Create(path)
+		if err == nil {
+			err = f.Write(file)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = file.Close()
+		t.Logf("written to %s", path)
+	}
+}
+
+func replayFile(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	f, err := ReadFailure(file)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	begin, step := func(*Sim) {}, func(int, Action, *Sim) {}
+	if *simTrace {
+		begin, step = func(s *Sim) { s.Watch = printEvent }, printAction
+	}
+	if err := f.Replay(begin, step); err != nil {
+		t.Errorf("%s: %v", path, err)
+	}
+}
+
+// TestRegressions plays the runs that failed once.
+func TestRegressions(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no failure files: %v", err)
+	}
+	for _, path := range files {
+		t.Run(filepath.Base(path), func(t *testing.T) { replayFile(t, path) })
 	}
 }
 
@@ -74,11 +145,11 @@ func one(t *testing.T, seed uint64, table *Table) {
 func TestSimulationRepeats(t *testing.T) {
 	t.Parallel()
 	trace := func() (uint64, string) {
-		s := NewSim(42, &Table{})
+		s := NewSim(42, Options{}, NewTable())
 		if err := s.Run(Generate(42, actionsPerRun)); err != nil {
 			t.Fatal(err)
 		}
-		return s.Trace(), s.table.String()
+		return s.Trace(), s.table.String() + s.table.Seen()
 	}
 	hash, table := trace()
 	for range 3 {
@@ -91,7 +162,7 @@ func TestSimulationRepeats(t *testing.T) {
 // TestWatch: a watcher hears of everything, in order, and sees what it led to.
 func TestWatch(t *testing.T) {
 	t.Parallel()
-	s := NewSim(42, &Table{})
+	s := NewSim(42, Options{}, NewTable())
 	kinds, seq := map[EventKind]int{}, uint64(0)
 	s.Watch = func(e Event) {
 		kinds[e.Kind]++
@@ -109,7 +180,7 @@ func TestWatch(t *testing.T) {
 				t.Errorf("event %d: %s committed %d, the view has %v", e.Seq, e.Sled.ID, e.Effects.Committed, v.Nodes[e.Sled.Index].Commits)
 			}
 		case EventController:
-			if v.Controller.Epoch == 0 || v.Controller.Epoch > v.Controller.Highest {
+			if v.Controller.Epoch > v.Controller.Highest {
 				t.Errorf("event %d: %s: %+v", e.Seq, e.Text, v.Controller)
 			}
 		}
@@ -123,3 +194,6 @@ func TestWatch(t *testing.T) {
 		}
 	}
 }
+
+func printEvent(e Event)                  { fmt.Println(e) }
+func printAction(i int, a Action, s *Sim) { fmt.Printf("after action %d: %s\n", i, a) }

@@ -1,6 +1,9 @@
 package quorumtest
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/rack"
@@ -113,4 +116,96 @@ func (c *Cluster) Nodes() []NodeView {
 		out = append(out, v)
 	}
 	return out
+}
+
+// View is a snapshot of the whole rack.
+func (s *Sim) View() View {
+	v := View{Nodes: s.Nodes(), Controller: ControllerView{Up: s.ctl.st != nil, Highest: s.ctl.disk.Highest}}
+	ch := copyChange(s.ctl.disk.Change)
+	if ch == nil {
+		return v
+	}
+	c := &v.Controller
+	c.Epoch, c.LastCommitted, c.Phase, c.Coordinator, c.Members = ch.Epoch, ch.LastCommitted, ch.Phase, ch.Coordinator, ch.Members
+	c.Threshold, c.NeedAcks, c.Acked, c.Committed = ch.Threshold, ch.NeedAcks, ch.Acked, ch.Committed
+	return v
+}
+
+// String tells an event in one line.
+func (e Event) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%5d %-10s", e.Seq, e.Kind)
+	if e.Sled != nil {
+		fmt.Fprintf(&b, " %s", e.Sled.ID.Serial)
+	}
+	if e.Peer != nil {
+		fmt.Fprintf(&b, " < %s", e.Peer.ID.Serial)
+	}
+	switch in := e.Input.(type) {
+	case nil:
+	case quorum.PeerMessage:
+		b.WriteString("  " + messageText(in.Message))
+	case quorum.Reconfigure:
+		fmt.Fprintf(&b, "  reconfigure %d", in.Epoch)
+	case quorum.Commit:
+		fmt.Fprintf(&b, "  commit %d", in.Epoch)
+	case quorum.PrepareAndCommit:
+		fmt.Fprintf(&b, "  prepare-and-commit %d", in.Config.Epoch)
+	default:
+		fmt.Fprintf(&b, "  %s", strings.TrimPrefix(fmt.Sprintf("%T", in), "quorum."))
+	}
+	if e.Text != "" {
+		b.WriteString("  " + e.Text)
+	}
+	if e.Effects != nil {
+		for _, m := range e.Effects.Send {
+			fmt.Fprintf(&b, "; %s > %s", messageText(m.Message), m.To.Serial)
+		}
+		for _, n := range e.Effects.Notes {
+			fmt.Fprintf(&b, "; %s %d", strings.TrimPrefix(string(n.Code), "quorum-"), n.Epoch)
+		}
+		for _, a := range e.Effects.Alarms {
+			fmt.Fprintf(&b, "; ALARM %s %d %s", a.Kind, a.Epoch, a.From.Serial)
+		}
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, "; %v", e.Err)
+	}
+	return b.String()
+}
+
+func messageText(m quorum.Message) string {
+	if m.Kind == nil {
+		return "nothing"
+	}
+	kind := string(quorum.KindOf(m.Kind))
+	switch k := m.Kind.(type) {
+	case quorum.Prepare:
+		if k.Config != nil {
+			return fmt.Sprintf("%s %d", kind, k.Config.Epoch)
+		}
+	case quorum.CommitAdvance:
+		if k.Config != nil {
+			return fmt.Sprintf("%s %d", kind, k.Config.Epoch)
+		}
+	case quorum.GrantNotice:
+		if k.Grant != nil {
+			return fmt.Sprintf("%s %d", kind, k.Grant.Epoch)
+		}
+	case quorum.CommitProof:
+		if k.Certificate != nil {
+			return fmt.Sprintf("%s %d", kind, k.Certificate.Epoch)
+		}
+	case quorum.PrepareAck:
+		return fmt.Sprintf("%s %d", kind, k.Epoch)
+	case quorum.GetShare:
+		return fmt.Sprintf("%s %d", kind, k.Epoch)
+	case quorum.ShareReply:
+		return fmt.Sprintf("%s %d", kind, k.Epoch)
+	case quorum.ExpungedNotice:
+		return fmt.Sprintf("%s %d", kind, k.Epoch)
+	case quorum.NoSuchShare:
+		return fmt.Sprintf("%s %d", kind, k.Epoch)
+	}
+	return kind
 }
