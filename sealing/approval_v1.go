@@ -22,7 +22,13 @@ type ApprovalInfo struct {
 	Staged   bool             // for a state that has not been booted yet
 	PCRs     map[int][32]byte // SHA-256 bank
 	R, S     [32]byte         // ECDSA P-256 by the policy key
+	// Ticket is what this sled's TPM gave when it verified the signature, or nil. It spares the next start the check in the
+	// TPM and is worth nothing elsewhere: the TPM knows its own tickets by a secret that only a clear changes.
+	Ticket []byte
 }
+
+// maxTicket is the largest digest of a ticket, in bytes.
+const maxTicket = 64
 
 func (a *ApprovalInfo) encode() Approval {
 	out := append(make([]byte, 0, 512), approvalMagic...)
@@ -37,7 +43,12 @@ func (a *ApprovalInfo) encode() Approval {
 		v := a.PCRs[n]
 		out = append(append(out, byte(n)), v[:]...)
 	}
-	return append(append(out, a.R[:]...), a.S[:]...)
+	out = append(append(out, a.R[:]...), a.S[:]...)
+	if len(a.Ticket) == 0 {
+		return out
+	}
+	out = binary.BigEndian.AppendUint16(out, uint16(len(a.Ticket)))
+	return append(out, a.Ticket...)
 }
 
 func approvalError(format string, args ...any) error {
@@ -70,6 +81,12 @@ func DecodeApproval(b Approval) (*ApprovalInfo, error) {
 		a.PCRs[last] = [32]byte(e[1:])
 	}
 	sig := r.take(64)
+	if len(r.b) > 0 {
+		n := int(r.u16())
+		if a.Ticket = r.take(n); n == 0 || n > maxTicket {
+			return nil, approvalError("ticket of %d bytes, want 1 to %d", n, maxTicket)
+		}
+	}
 	if r.short || len(r.b) != 0 {
 		return nil, approvalError("%d bytes do not fit its lengths", len(b))
 	}

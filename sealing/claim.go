@@ -54,12 +54,13 @@ func (p Params) claimIndex() tpm.Index {
 // First is what a start learns of a TPM before it has any name to pin.
 type First struct {
 	SRKName []byte
-	PCRs    map[int][32]byte // for Params.Measured
 	Claim   *Claim           // nil: none, or one that was never written
+	PCRs    map[int][32]byte // for Params.Measured; nil if there is a claim
 }
 
-// Look reads the sealing PCRs and the claim index in one turn. The keys need not be enrolled yet, so the values are only
-// as good as the bus; the TPM itself compares the PCRs when the seal is opened. Otherwise as [ReadClaim].
+// Look reads the claim index and, where there is none, the sealing PCRs, in one turn: only an enrolment asks for them, the
+// opening of a seal leaves them to the TPM. The keys need not be enrolled yet, so the values are only as good as the bus.
+// Otherwise as [ReadClaim].
 func Look(ctx context.Context, p Params) (f First, err error) {
 	if p, err = p.checked(); err != nil {
 		return f, err
@@ -70,13 +71,29 @@ func Look(ctx context.Context, p Params) (f First, err error) {
 			return err
 		}
 		f.SRKName = bytes.Clone(srk.Name.Buffer)
-		if f.PCRs, err = s.ReadPCRs(srk, p.PCRs); err != nil {
+		if f.Claim, err = readClaim(s, srk, p); err != nil || f.Claim != nil {
 			return err
 		}
-		f.Claim, err = readClaim(s, srk, p)
+		f.PCRs, err = s.ReadPCRs(srk, p.PCRs)
 		return err
 	})
 	return f, err
+}
+
+// State reads the sealing PCRs, for Params.Measured of a sled that lost its seal and is to be enrolled again.
+func State(ctx context.Context, p Params) (pcrs map[int][32]byte, err error) {
+	if p, err = p.checked(); err != nil {
+		return nil, err
+	}
+	err = p.TPM.Do(ctx, func(s *tpm.Session) error {
+		srk, err := s.SRK(nil)
+		if err != nil {
+			return err
+		}
+		pcrs, err = s.ReadPCRs(srk, p.PCRs)
+		return err
+	})
+	return pcrs, err
 }
 
 func readClaim(s *tpm.Session, srk tpm.Key, p Params) (*Claim, error) {

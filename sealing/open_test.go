@@ -2,12 +2,15 @@ package sealing
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/google/go-tpm/tpm2"
 
 	"github.com/sledvault/sledvault/tpm/tpmtest"
 	"github.com/sledvault/sledvault/vault/ident"
@@ -86,8 +89,7 @@ func TestUpdate(t *testing.T) {
 	old, _ := u.State()
 	// What the next version will measure is known from its image; here it is tried out.
 	s.reboot("two")
-	look, err := Look(t.Context(), s.p)
-	next := look.PCRs
+	next, err := State(t.Context(), s.p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,8 +317,12 @@ func TestClaim(t *testing.T) {
 // approveOld approves without the counter being there.
 func (s *sled) approveOld(u *Unsealed) []Approval { return s.approve(u, 1000) }
 
-// maxCommands is what opening a seal may cost: on a TPM behind a bus every command is a wait.
-const maxCommands = 17
+// maxCommands is what opening a seal may cost, maxStart what a start of the daemon may that has a ticket: on a TPM behind a
+// bus every command is a wait.
+const (
+	maxCommands = 17
+	maxStart    = 21
+)
 
 func TestCommands(t *testing.T) {
 	t.Parallel()
@@ -326,7 +332,7 @@ func TestCommands(t *testing.T) {
 	s.dut = s.bus.Open()
 	s.p.TPM = s.dut
 	first, err := Look(t.Context(), s.p)
-	if err != nil || first.Claim == nil || *first.Claim != s.claim() || !bytes.Equal(first.SRKName, s.pins.SRKName) || len(first.PCRs) != len(DefaultPCRs()) {
+	if err != nil || first.Claim == nil || *first.Claim != s.claim() || !bytes.Equal(first.SRKName, s.pins.SRKName) || first.PCRs != nil {
 		t.Fatalf("have %+v, %v", first, err)
 	}
 	before := s.bus.Commands()
@@ -339,5 +345,100 @@ func TestCommands(t *testing.T) {
 	}
 	if have, want := v.Opened(), s.counter(v); have != want {
 		t.Errorf("counter at the opening: have %d, want %d", have, want)
+	}
+	// A start: claim and seal in one turn, and tickets beside the approvals.
+	approvals = v.WithTickets(t.Context(), approvals)
+	s.dut = s.bus.Open()
+	s.p.TPM = s.dut
+	before = s.bus.Commands()
+	if err := s.dut.Turn(t.Context(), func(ctx context.Context) error {
+		if _, err := Look(ctx, s.p); err != nil {
+			return err
+		}
+		_, err := Open(ctx, s.p, s.pins, testRack, u.Blob(), approvals)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.bus.Commands() - before; n > maxStart {
+		t.Errorf("a start took %d commands, want at most %d", n, maxStart)
+	}
+	tpmtest.NothingLoaded(t, s.dut)
+}
+
+// A ticket spares the TPM the check of the approval's signature. It is worth something only to the TPM that made it, for
+// this approval; whatever is wrong with it, the signature is checked.
+func TestTickets(t *testing.T) {
+	t.Parallel()
+	s := newSled(t)
+	u := s.enrol()
+	plain := s.approve(u, s.counter(u))
+	ticketed := u.WithTickets(t.Context(), plain)
+	other := u.WithTickets(t.Context(), s.approve(u, s.counter(u)+1))
+	if ok, err := u.Approves(t.Context(), s.counter(u), ticketed); !ok || err != nil {
+		t.Errorf("approved already: have %v, %v", ok, err)
+	}
+	info := func(a Approval) *ApprovalInfo {
+		i, err := DecodeApproval(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
+	if info(plain[0]).Ticket != nil || len(info(ticketed[0]).Ticket) == 0 {
+		t.Fatal("want a ticket beside the signature")
+	}
+	with := func(ticket []byte) []Approval {
+		i := info(plain[0])
+		i.Ticket = ticket
+		return []Approval{i.encode()}
+	}
+	flipped := bytes.Clone(info(ticketed[0]).Ticket)
+	flipped[3] ^= 1
+	for _, c := range []struct {
+		name      string
+		approvals []Approval
+		verified  int
+	}{
+		{"none", plain, 1},
+		{"good", ticketed, 0},
+		{"flipped", with(flipped), 1},
+		{"cut", with(flipped[:1]), 1},
+		{"of another approval", with(info(other[0]).Ticket), 1},
+	} {
+		for _, boot := range []string{"same boot", "next boot"} {
+			if boot == "next boot" {
+				s.reboot("one")
+			}
+			verified := 0
+			s.bus.Interpose(func(cmd []byte) []byte {
+				if tpmtest.Is(cmd, tpm2.TPMCCVerifySignature) {
+					verified++
+				}
+				return cmd
+			}, nil)
+			v, err := s.open(u.Blob(), c.approvals)
+			if err != nil || !v.Key().Equal(u.Key()) {
+				t.Fatalf("%s, %s: %v", c.name, boot, err)
+			}
+			if verified != c.verified {
+				t.Errorf("%s, %s: %d signatures checked, want %d", c.name, boot, verified, c.verified)
+			}
+			s.bus.Interpose(nil, nil)
+			tpmtest.NothingLoaded(t, s.dut)
+		}
+	}
+	for _, n := range []int{0, maxTicket + 1} { // lengths that no ticket has
+		a := append(bytes.Clone(plain[0]), 0, byte(n))
+		if _, err := DecodeApproval(append(a, make([]byte, n)...)); !errors.Is(err, ErrApproval) {
+			t.Errorf("ticket of %d bytes: %v", n, err)
+		}
+	}
+	s.extend(7, "evil") // a ticket says nothing about the state
+	if _, err := s.open(u.Blob(), ticketed); !errors.Is(err, ErrPCR) {
+		t.Errorf("another state: %v", err)
+	}
+	if ok, _ := u.Approves(t.Context(), s.counter(u), ticketed); ok {
+		t.Error("another state is approved already")
 	}
 }

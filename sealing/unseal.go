@@ -17,11 +17,27 @@ import (
 
 // unseal runs the whole policy and fills key and seed. It takes two object slots of the TPM's three, and two sessions. The
 // kept one is salted: it encrypts the answer and makes it the pinned TPM's; the other proves the policy and the auth value.
+//
+// The TPM takes its own ticket of an earlier check of the approval. One that it does not take (it was cleared, or the file
+// was touched) costs a second attempt, with a ticket made now.
 func (u *Unsealed) unseal(s *tpm.Session, srk tpm.Key, auth secret.AuthValue, a *approval) error {
-	ticket, err := ticket(s, u.v, a)
+	if len(a.info.Ticket) > 0 {
+		stored := tpm2.TPMTTKVerified{Tag: tpm2.TPMSTVerified, Hierarchy: tpm2.TPMRHOwner, Digest: tpm2.TPM2BDigest{Buffer: a.info.Ticket}}
+		if err := u.unsealBy(s, srk, auth, a, stored); err == nil || !errors.Is(err, errTicket) {
+			return err
+		}
+	}
+	fresh, err := ticket(s, u.v, a)
 	if err != nil {
 		return unsealError(err)
 	}
+	return u.unsealBy(s, srk, auth, a, fresh)
+}
+
+// errTicket marks a ticket that the TPM refused.
+var errTicket = errors.New("sealing: ticket refused")
+
+func (u *Unsealed) unsealBy(s *tpm.Session, srk tpm.Key, auth secret.AuthValue, a *approval, ticket tpm2.TPMTTKVerified) error {
 	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](u.v.Public)
 	if err != nil {
 		return blobError("public area: %v", err)
@@ -82,7 +98,7 @@ func (v *verified) policy(a *approval, ticket tpm2.TPMTTKVerified) tpm2.PolicyCa
 			PolicySession: h, ApprovedPolicy: tpm2.TPM2BDigest{Buffer: a.policy}, PolicyRef: tpm2.TPM2BDigest{Buffer: v.ref[:]},
 			KeySign: tpm2.TPM2BName{Buffer: v.keyName}, CheckTicket: ticket,
 		}).Execute(t); err != nil {
-			return fmt.Errorf("policy authorize: %w", err)
+			return fmt.Errorf("%w: policy authorize: %w", errTicket, err)
 		}
 		_, err = tpm2.PolicyAuthValue{PolicySession: h}.Execute(t)
 		return err

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"maps"
+	"slices"
 	"sync"
+
+	"github.com/google/go-tpm/tpm2"
 
 	"github.com/sledvault/sledvault/tpm"
 	"github.com/sledvault/sledvault/vault/ident"
@@ -60,31 +63,111 @@ func (u *Unsealed) Destroy() {
 // Approve signs what may open the blob while the counter is at most sequence: the state at the opening, the state of the
 // moment if it differs, and with sequence+1 a staged one. All approvals are new: what is not signed again dies with the
 // next increment.
-func (u *Unsealed) Approve(ctx context.Context, sequence uint64) ([]Approval, error) {
-	var now map[int][32]byte
-	if err := u.do(ctx, func(s *tpm.Session, srk tpm.Key) (err error) {
-		now, err = s.ReadPCRs(srk, u.p.PCRs)
+func (u *Unsealed) Approve(ctx context.Context, sequence uint64) (out []Approval, err error) {
+	err = u.p.TPM.Do(ctx, func(s *tpm.Session) error {
+		states, err := u.states(s, sequence)
+		if err != nil {
+			return err
+		}
+		for i := range states {
+			if err := u.sign(&states[i]); err != nil {
+				return err
+			}
+			out = append(out, states[i].encode())
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Approves reports whether approvals that stand somewhere are what [Unsealed.Approve] would sign now.
+func (u *Unsealed) Approves(ctx context.Context, sequence uint64, have []Approval) (bool, error) {
+	var states []ApprovalInfo
+	if err := u.p.TPM.Do(ctx, func(s *tpm.Session) (err error) {
+		states, err = u.states(s, sequence)
 		return err
-	}); err != nil {
-		return nil, err
+	}); err != nil || len(states) != len(have) {
+		return false, err
 	}
+	for _, raw := range have {
+		a, err := DecodeApproval(raw)
+		if err != nil {
+			return false, nil //nolint:nilerr // it is no approval, so others must be signed
+		}
+		if _, err := a.check(u.v); err != nil {
+			return false, nil //nolint:nilerr // the same
+		}
+		if !slices.ContainsFunc(states, func(s ApprovalInfo) bool {
+			return s.Sequence == a.Sequence && s.Staged == a.Staged && maps.Equal(s.PCRs, a.PCRs)
+		}) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// states lists what may open the blob while the counter is at most sequence. No two of them are equal.
+func (u *Unsealed) states(s *tpm.Session, sequence uint64) ([]ApprovalInfo, error) {
 	states := []ApprovalInfo{{Sequence: sequence, PCRs: u.boot}}
-	if !u.p.OncePerBoot && !maps.Equal(now, u.boot) {
-		states = append(states, ApprovalInfo{Sequence: sequence, PCRs: now})
+	if !u.p.OncePerBoot {
+		now, err := u.moment(s)
+		if err != nil {
+			return nil, err
+		}
+		if now != nil {
+			states = append(states, ApprovalInfo{Sequence: sequence, PCRs: now})
+		}
 	}
 	u.mu.Lock()
+	defer u.mu.Unlock()
 	if u.staged != nil && !maps.Equal(u.staged, u.boot) {
 		states = append(states, ApprovalInfo{Sequence: sequence + 1, PCRs: u.staged, Staged: true})
 	}
-	u.mu.Unlock()
-	out := make([]Approval, 0, len(states))
-	for i := range states {
-		if err := u.sign(&states[i]); err != nil {
-			return nil, err
-		}
-		out = append(out, states[i].encode())
+	return states, nil
+}
+
+// moment is the platform state now, nil if it is still the one at the opening. Only a state that is to be approved needs to
+// be the TPM's own word: whoever hides a change on the bus keeps it from being approved, and nothing more.
+func (u *Unsealed) moment(s *tpm.Session) (map[int][32]byte, error) {
+	now, err := s.QuotedPCRs(u.p.PCRs)
+	if err != nil || maps.Equal(now, u.boot) {
+		return nil, err
 	}
-	return out, nil
+	srk, err := s.SRK(u.pins.SRKName)
+	if err != nil {
+		return nil, err
+	}
+	if now, err = s.ReadPCRs(srk, u.p.PCRs); err != nil || maps.Equal(now, u.boot) {
+		return nil, err
+	}
+	return now, nil
+}
+
+// WithTickets has the TPM verify approvals and puts its tickets beside the signatures, so that the next start need not. Where
+// the TPM does not, the approval stays as it is and is verified at every start.
+func (u *Unsealed) WithTickets(ctx context.Context, approvals []Approval) []Approval {
+	out := slices.Clone(approvals)
+	_ = u.p.TPM.Do(ctx, func(s *tpm.Session) error { // what failed has no ticket
+		for i, raw := range approvals {
+			info, err := DecodeApproval(raw)
+			if err != nil {
+				return err
+			}
+			policy, err := info.check(u.v)
+			if err != nil {
+				return err
+			}
+			t, err := ticket(s, u.v, &approval{info, policy})
+			if err != nil {
+				return err
+			}
+			if info.Ticket = t.Digest.Buffer; t.Hierarchy == tpm2.TPMRHOwner && len(info.Ticket) <= maxTicket {
+				out[i] = info.encode()
+			}
+		}
+		return nil
+	})
+	return out
 }
 
 // sign checks and signs one approval.

@@ -13,6 +13,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -142,8 +143,11 @@ func (t *TPM) Close() error {
 
 // Do runs f with the TPM to itself. Everything loaded through the session is flushed when f returns. Do must not be
 // called from inside f. If the context ends, a caller that waits gives up at once; a command that runs is given up at the
-// context's deadline, and its late answer is dropped.
+// context's deadline, and its late answer is dropped. Inside [TPM.Turn] it takes part in that turn.
 func (t *TPM) Do(ctx context.Context, f func(*Session) error) error {
+	if s, ok := ctx.Value(turn{}).(*Session); ok && s.t == t && !s.ended {
+		return s.share(ctx, f)
+	}
 	select {
 	case <-t.turn:
 	case <-ctx.Done():
@@ -172,6 +176,34 @@ func (t *TPM) Do(ctx context.Context, f func(*Session) error) error {
 	}
 	err := f(s)
 	clean = err == nil
+	return err
+}
+
+// turn is the key of a context's session.
+type turn struct{}
+
+// Turn gives the TPM to one caller for several calls: each Do under the context that f gets runs in the same session, so
+// that keys and the kept session are made once for all of them. F calls one Do after the other, never two at a time, and
+// lets nobody keep the context.
+func (t *TPM) Turn(ctx context.Context, f func(context.Context) error) error {
+	return t.Do(ctx, func(s *Session) error { return f(context.WithValue(ctx, turn{}, s)) })
+}
+
+// share runs one call of a turn. A call that fails leaves nothing behind for the next.
+func (s *Session) share(ctx context.Context, f func(*Session) error) error {
+	outer, before := s.ctx, slices.Clone(s.loaded)
+	s.ctx = ctx
+	defer func() { s.ctx = outer }()
+	err := f(s)
+	if err == nil {
+		return nil
+	}
+	s.Drop() // its nonces may be out of step
+	for _, h := range slices.Backward(slices.Clone(s.loaded)) {
+		if !slices.Contains(before, h) && !s.t.lost {
+			_ = s.Flush(h) // what cannot be flushed now is flushed at the end
+		}
+	}
 	return err
 }
 

@@ -91,42 +91,87 @@ func (d *Daemon) openTPM(ctx context.Context) error {
 
 // openSeal finds out whether this sled belongs to a rack, and opens its ledger if so. An unclaimed sled and a sled that
 // lost its seal both wait to be enrolled; the second keeps its old files.
+//
+// All of it is one turn with the TPM: one storage root key and one salted session serve the claim, the seal and the counter.
+// The enrolment sets are read and decoded meanwhile.
 func (d *Daemon) openSeal(ctx context.Context) error {
 	d.boot.wait("", nil)
-	first, err := sealing.Look(ctx, d.sealParams())
-	if err != nil {
-		return retry(err)
+	files := make(chan setFiles, 1)
+	go func() { files <- readSets(d.dirs()) }()
+	p := d.sealParams()
+	return p.TPM.Turn(ctx, func(ctx context.Context) error {
+		first, err := sealing.Look(ctx, p)
+		if err != nil {
+			return retry(err)
+		}
+		d.setFirst(first)
+		return d.openClaimed(ctx, first.Claim, <-files)
+	})
+}
+
+// setFiles are the enrolment sets that lie in the state folders, the one of the highest generation first.
+type setFiles struct {
+	sets []setFile
+	err  error // a medium is missing or cannot be read; the other may do
+}
+
+// setFile is one of them. A set that cannot be used has an error in place of its content.
+type setFile struct {
+	raw []byte
+	set *enroll.Set
+	err error
+}
+
+func readSets(dirs [2]string) (f setFiles) {
+	var envelopes [][]byte
+	envelopes, f.err = ledger.ReadEnrolments(dirs)
+	for _, e := range envelopes {
+		set, err := enroll.DecodeSet(e)
+		f.sets = append(f.sets, setFile{e, set, err})
 	}
-	d.setFirst(first)
-	claim := first.Claim
-	envelopes, err := ledger.ReadEnrolments(d.dirs())
-	if len(envelopes) == 0 && claim == nil && err == nil {
+	return f
+}
+
+// openClaimed compares what the TPM remembers with the files.
+func (d *Daemon) openClaimed(ctx context.Context, claim *sealing.Claim, files setFiles) error {
+	if len(files.sets) == 0 && claim == nil && files.err == nil {
 		d.setState(api.StateUnclaimed)
 		return nil
 	}
-	if err != nil { // one medium is missing or cannot be read; the other may do
-		d.reasons.CountError(ledger.CodeEnrolment, "", err)
+	if files.err != nil {
+		d.reasons.CountError(ledger.CodeEnrolment, "", files.err)
 	}
-	set, err := d.chooseSet(claim, envelopes, err)
+	f, err := d.chooseSet(claim, files)
 	if err != nil {
-		if foreign := d.replacedTPM(ctx, claim, envelopes); foreign != nil {
+		if foreign := d.replacedTPM(ctx, claim, files); foreign != nil {
 			err = foreign
 		}
-		d.loseSeal(err)
-		return nil
+		return d.loseSealAtStart(ctx, err)
 	}
-	rec, err := d.ownRecord(ctx, set)
+	rec, err := d.ownRecord(ctx, f.set)
 	if err != nil {
 		return err
 	}
-	d.setSet(set)
-	d.repairSet(set)
-	return d.openLedger(ctx, set, rec)
+	d.setSet(f.set)
+	d.repairSet(f.raw)
+	return d.openLedger(ctx, f.set, rec)
+}
+
+// loseSealAtStart reads the platform state that an enrolment is going to approve, and loses the seal.
+func (d *Daemon) loseSealAtStart(ctx context.Context, cause error) error {
+	measured, err := sealing.State(ctx, d.sealParams())
+	if err != nil {
+		return retry(err)
+	}
+	d.mu.Lock()
+	d.measured = measured
+	d.mu.Unlock()
+	d.loseSeal(cause)
+	return nil
 }
 
 // repairSet writes the set into the folders that lack it. It is public and vouched for by the claim, so no counter moves.
-func (d *Daemon) repairSet(set *enroll.Set) {
-	want := set.Encode()
+func (d *Daemon) repairSet(want []byte) {
 	for _, dir := range d.cfg.State.Copies {
 		if have, err := os.ReadFile(filepath.Join(dir, ledger.EnrolmentFile)); err == nil && bytes.Equal(have, want) {
 			continue
@@ -140,11 +185,12 @@ func (d *Daemon) repairSet(set *enroll.Set) {
 
 // chooseSet finds the newest enrolment set that the TPM's claim vouches for. Wiped or damaged folders of a sled that
 // belongs to a rack, and folders without a claim, make it lose its seal.
-func (d *Daemon) chooseSet(claim *sealing.Claim, envelopes [][]byte, cause error) (chosen *enroll.Set, _ error) {
-	for _, e := range envelopes {
-		set, err := enroll.DecodeSet(e)
+func (d *Daemon) chooseSet(claim *sealing.Claim, files setFiles) (chosen setFile, _ error) {
+	cause := files.err
+	for _, f := range files.sets {
+		err := f.err
 		if err == nil {
-			if err = checkClaim(claim, set); err != nil && d.succeedsClaimed(claim, set) {
+			if err = checkClaim(claim, f.set); err != nil && d.succeedsClaimed(claim, f.set) {
 				err = nil
 			}
 		}
@@ -152,17 +198,17 @@ func (d *Daemon) chooseSet(claim *sealing.Claim, envelopes [][]byte, cause error
 		case err != nil:
 			d.reasons.Count(ledger.CodeEnrolment, "", err.Error())
 			cause = err
-		case chosen == nil:
-			chosen = set
+		case chosen.set == nil:
+			chosen = f
 		}
 	}
 	switch {
-	case chosen != nil:
+	case chosen.set != nil:
 		return chosen, nil
 	case cause == nil:
-		return nil, reason.New(CodeLostSeal, hintReenroll, "vault: the TPM remembers rack %s, the state folders hold no enrolment set", claim.Rack)
+		return chosen, reason.New(CodeLostSeal, hintReenroll, "vault: the TPM remembers rack %s, the state folders hold no enrolment set", claim.Rack)
 	}
-	return nil, reason.Wrap(cause, CodeLostSeal, hintReenroll, "vault: no usable enrolment set")
+	return chosen, reason.Wrap(cause, CodeLostSeal, hintReenroll, "vault: no usable enrolment set")
 }
 
 const hintReenroll = "find out what changed, then enroll the sled again: sledvault rack enroll --again NAME; its disks stay, the other sleds give it a new share"
@@ -208,13 +254,13 @@ func (d *Daemon) ownRecord(ctx context.Context, set *enroll.Set) (*enroll.Record
 
 // replacedTPM explains a TPM that remembers nothing: it is not the enrolled one. Only an explanation: nothing in the sets
 // is vouched for then.
-func (d *Daemon) replacedTPM(ctx context.Context, claim *sealing.Claim, envelopes [][]byte) error {
+func (d *Daemon) replacedTPM(ctx context.Context, claim *sealing.Claim, files setFiles) error {
 	if claim != nil {
 		return nil
 	}
-	for _, e := range envelopes {
-		if set, err := enroll.DecodeSet(e); err == nil {
-			if _, err := d.ownRecord(ctx, set); err != nil {
+	for _, f := range files.sets {
+		if f.err == nil {
+			if _, err := d.ownRecord(ctx, f.set); err != nil {
 				return err
 			}
 		}
@@ -268,8 +314,7 @@ func (d *Daemon) openLedger(ctx context.Context, set *enroll.Set, rec *enroll.Re
 		d.log.Warn("ledger", "err", n, "hint", reason.HintOf(n))
 	}
 	if errors.Is(err, ledger.ErrLostSeal) || errors.Is(err, ledger.ErrAbsent) {
-		d.loseSeal(reason.Wrap(err, CodeLostSeal, hintReenroll, "vault: open the ledger"))
-		return nil
+		return d.loseSealAtStart(ctx, reason.Wrap(err, CodeLostSeal, hintReenroll, "vault: open the ledger"))
 	}
 	if err != nil {
 		return retry(err)

@@ -63,8 +63,8 @@ func TestClaimBehindRekey(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		set, err := d.chooseSet(claim, [][]byte{c.set.Encode()}, nil)
-		if ok := err == nil && set.Generation == next.Generation; ok != c.ok {
+		f, err := d.chooseSet(claim, setFiles{sets: []setFile{{set: c.set}}})
+		if ok := err == nil && f.set.Generation == next.Generation; ok != c.ok {
 			t.Errorf("%s: have %v, want %v", c.name, err, c.ok)
 		}
 	}

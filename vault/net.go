@@ -153,7 +153,12 @@ func (d *Daemon) remember(ek []byte, s rot.Seen) {
 }
 
 // seenDelay is how long a boot keeps what it sees of peers from the disks: it has better use for them and the processor.
-const seenDelay = 2 * time.Second
+// seenPause is the time in which news are collected: the peers of a rack that boots come all at once, and each write is two
+// files forced to their media.
+const (
+	seenDelay = 2 * time.Second
+	seenPause = time.Second
+)
 
 // keepSeen writes down what was seen of peers' TPMs, until ctx ends and once more then. It begins when the disks are open,
 // or have not opened for a while.
@@ -165,6 +170,10 @@ func (d *Daemon) keepSeen(ctx context.Context) {
 			d.writeSeen()
 			return
 		case <-d.seenNews:
+		}
+		select {
+		case <-ctx.Done(): // written above
+		case <-time.After(seenPause):
 			d.writeSeen()
 		}
 	}

@@ -143,6 +143,7 @@ func (b *bench) seal(ctx context.Context, device string) (path string, err error
 	if f.Approvals, err = u.Approve(ctx, counter); err != nil {
 		return "", err
 	}
+	f.Approvals = u.WithTickets(ctx, f.Approvals) // as each save of the ledger does
 	f.Blob = u.Blob()
 	raw, err := json.Marshal(f)
 	if err != nil {

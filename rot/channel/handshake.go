@@ -79,7 +79,7 @@ func (h *handshake) prepareHello() error {
 	if set == nil {
 		return refuse(CodeNoSet, "no enrolment set")
 	}
-	h.set = set.Encode()
+	h.set = set.Envelope()
 	h.mine = hello{Version: version, Capabilities: h.c.announced(), SetGeneration: set.Generation, SetDigest: sha256.Sum256(h.set)}
 	if _, err := rand.Read(h.mine.Nonce[:]); err != nil {
 		return refuseBecause(err, CodeConfig, "nonce")

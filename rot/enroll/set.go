@@ -34,6 +34,7 @@ type Set struct {
 	Records             []Record // ascending by baseboard; a baseboard has one record
 	Manifests           []Manifest
 	signature           []byte
+	envelope            []byte // what was decoded; nil once a method has changed the set
 }
 
 // Manifest is one reference manifest: which measurements sleds may show.
@@ -71,7 +72,7 @@ func NewSet(rack ident.RackID, membership, recovery ed25519.PublicKey) *Set {
 func (s *Set) Next() *Set {
 	n := *s
 	n.Generation++
-	n.signature = nil
+	n.signature, n.envelope = nil, nil
 	n.MembershipKey, n.RecoveryKey = bytes.Clone(s.MembershipKey), bytes.Clone(s.RecoveryKey)
 	n.Records = make([]Record, len(s.Records))
 	for i := range s.Records {
@@ -98,6 +99,15 @@ func (s *Set) wire() setWire {
 // Encode gives the envelope: deterministic CBOR, signature included.
 func (s *Set) Encode() []byte { return encode(s.wire()) }
 
+// Envelope is [Set.Encode] for a set that nobody changes any more, without encoding it again if it came from [DecodeSet]. The
+// result belongs to the set.
+func (s *Set) Envelope() []byte {
+	if s.envelope != nil {
+		return s.envelope
+	}
+	return s.Encode()
+}
+
 // Digest is the SHA-256 of the envelope.
 func (s *Set) Digest() [32]byte { return sha256.Sum256(s.Encode()) }
 
@@ -118,7 +128,7 @@ func (s *Set) Sign(key crypto.Signer) error {
 	if err != nil {
 		return err
 	}
-	s.signature = sig
+	s.signature, s.envelope = sig, nil
 	if n := len(s.Encode()); n > MaxSet {
 		s.signature = nil
 		return refuse(CodeLimit, "", "set: have %d bytes, want at most %d", n, MaxSet)
@@ -157,6 +167,7 @@ func DecodeSet(b []byte) (*Set, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
+	s.envelope = bytes.Clone(b) // the only encoding of what was read
 	return s, nil
 }
 
@@ -263,7 +274,7 @@ func (s *Set) Put(r Record) error {
 	} else {
 		s.Records = slices.Insert(s.Records, i, r)
 	}
-	s.signature = nil
+	s.signature, s.envelope = nil, nil
 	return nil
 }
 
@@ -275,5 +286,5 @@ func (s *Set) PutManifest(m Manifest) {
 	} else {
 		s.Manifests = slices.Insert(s.Manifests, i, m)
 	}
-	s.signature = nil
+	s.signature, s.envelope = nil, nil
 }

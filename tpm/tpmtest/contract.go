@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(testing.TB) *tpm.TPM) {
 		{"credential", testCredential},
 		{"context", testContext},
 		{"failures", testFailures},
+		{"turn", testTurn},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dut := open(t)
@@ -239,5 +240,47 @@ func testFailures(t *testing.T, dut *tpm.TPM) {
 	}()
 	if _, err := kept.SRK(nil); err == nil {
 		t.Error("a session works after its turn")
+	}
+}
+
+// testTurn: the calls of a turn share its keys, one that fails leaves nothing behind for the next, and others wait.
+func testTurn(t *testing.T, dut *tpm.TPM) {
+	failing := errors.New("half-way")
+	err := dut.Turn(t.Context(), func(ctx context.Context) error {
+		var first tpm2.TPMHandle
+		for i := range 4 { // more often than there are slots
+			if err := dut.Do(ctx, func(s *tpm.Session) error {
+				srk, err := s.SRK(nil)
+				if err != nil {
+					return err
+				}
+				if i == 0 {
+					first = srk.Handle
+				}
+				if srk.Handle != first {
+					t.Errorf("call %d: another storage root key at 0x%08x, want 0x%08x", i, uint32(srk.Handle), uint32(first))
+				}
+				_, err = s.Kept(srk)
+				return err
+			}); err != nil {
+				return err
+			}
+			if err := dut.Do(ctx, func(s *tpm.Session) error {
+				key, _ := NewKey(t)
+				if _, err := s.LoadPolicyKey(key); err != nil {
+					return err
+				}
+				return failing
+			}); !errors.Is(err, failing) {
+				t.Errorf("call %d: have %v, want its own error", i, err)
+			}
+		}
+		if err := dut.Do(ended(t), func(*tpm.Session) error { return nil }); err == nil {
+			t.Error("another caller had the TPM meanwhile")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

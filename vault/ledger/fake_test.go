@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"slices"
 	"testing"
 
 	"github.com/sledvault/sledvault/vault/ident"
@@ -28,6 +29,8 @@ type fakeTPM struct {
 	key     [32]byte
 	counter uint64
 	raised  int
+
+	measured bool // something was measured since the start
 }
 
 func newFakeTPM(tb testing.TB) *fakeTPM {
@@ -74,6 +77,16 @@ func (s *fakeSealer) Destroy()            { s.key.Destroy() }
 func (s *fakeSealer) Approve(_ context.Context, sequence uint64) ([][]byte, error) {
 	return [][]byte{binary.BigEndian.AppendUint64(nil, sequence)}, nil
 }
+
+func (s *fakeSealer) Approves(_ context.Context, sequence uint64, have [][]byte) (bool, error) {
+	if s.t.measured { // more, so other approvals are needed
+		return false, nil
+	}
+	want, err := s.Approve(context.Background(), sequence)
+	return err == nil && slices.EqualFunc(want, have, bytes.Equal), err
+}
+
+func (s *fakeSealer) WithTickets(_ context.Context, approvals [][]byte) [][]byte { return approvals }
 
 func (s *fakeSealer) Opened() uint64 { return s.t.counter }
 

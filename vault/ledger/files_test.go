@@ -151,12 +151,25 @@ func TestRefresh(t *testing.T) {
 	t.Parallel()
 	n := newNode(t).onDisks()
 	l := n.create(1)
-	before := n.disks[0].files[LedgerFile]
-	count := n.life.value()
-	if err := l.Refresh(t.Context()); err != nil {
-		t.Fatal(err)
+	life, count := n.life.(*fakeTPM), n.life.value()
+	writes := 0
+	n.disks[0].fail = func(op, _ string) error {
+		if op == "write" {
+			writes++
+		}
+		return nil
 	}
-	if n.life.value() != count || l.Status().Sequence != count || bytes.Equal(before, nil) {
+	for i, measured := range []bool{false, true} {
+		life.measured = measured
+		if err := l.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if writes != i {
+			t.Errorf("measured %v: %d writes, want %d", measured, writes, i)
+		}
+	}
+	n.disks[0].fail = nil
+	if n.life.value() != count || l.Status().Sequence != count {
 		t.Errorf("a refresh moved the counter to %d", n.life.value())
 	}
 	n.powerCut(l)

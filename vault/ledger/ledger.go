@@ -35,6 +35,10 @@ type Sealer interface {
 	Blob() []byte        // the sealed form of the key, stored in clear in each copy
 	// Approve signs the platform states that may open the blob while the counter is at most sequence.
 	Approve(ctx context.Context, sequence uint64) ([][]byte, error)
+	// WithTickets spares the next start work with these approvals, where that is possible.
+	WithTickets(ctx context.Context, approvals [][]byte) [][]byte
+	// Approves reports whether approvals that stand in a file are what Approve would sign now.
+	Approves(ctx context.Context, sequence uint64, have [][]byte) (bool, error)
 	// Opened is what the counter read, authenticated, when the blob was opened.
 	Opened() uint64
 	// Counter reads the counter, authenticated.

@@ -70,13 +70,19 @@ func (l *Ledger) protected(ctx context.Context, st wire.LedgerState) error {
 }
 
 // Refresh signs the platform states anew and stores the approvals with the state that stands there, without moving the
-// counter: after a state was staged for an update, or when the running system has gone on measuring. One medium is
-// enough; if both fail the old approvals stand, and the ledger goes on.
+// counter: after a state was staged for an update, or when the running system has gone on measuring. If both copies hold
+// the same approvals already, as after most boots, nothing is written. One medium is enough; if both fail the old approvals
+// stand, and the ledger goes on.
 func (l *Ledger) Refresh(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
 		return errStopped
+	}
+	if l.copies[0].State == CopyOK && l.copies[1].State == CopyOK {
+		if same, err := l.sealer.Approves(ctx, l.sequence, l.newest.Approvals); err != nil || same {
+			return err
+		}
 	}
 	defer l.publish()
 	approvals, err := l.sealer.Approve(ctx, l.sequence)
@@ -84,7 +90,7 @@ func (l *Ledger) Refresh(ctx context.Context) error {
 		return err
 	}
 	file := *l.newest
-	file.Approvals = approvals
+	file.Approvals = l.sealer.WithTickets(ctx, approvals)
 	data, err := file.AppendTo(nil)
 	if err != nil {
 		return err
@@ -126,7 +132,7 @@ func (l *Ledger) approved(ctx context.Context, st wire.LedgerState) (*File, erro
 	epoch, _ := st.Quorum.LatestCommitted() // 0 before the first
 	return &File{
 		Rack: l.cfg.Rack, Baseboard: l.cfg.Baseboard, Epoch: epoch, Sequence: st.Sequence, Generation: st.Generation,
-		Blob: bytes.Clone(l.sealer.Blob()), Approvals: approvals,
+		Blob: bytes.Clone(l.sealer.Blob()), Approvals: l.sealer.WithTickets(ctx, approvals),
 	}, l.cfg.step("save/approve")
 }
 
