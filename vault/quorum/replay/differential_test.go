@@ -3,9 +3,7 @@ package replay_test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"flag"
-	"io"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,21 +13,23 @@ import (
 
 var runs = flag.Uint64("runs", 16, "how many logs TestGenerated makes")
 
-// TestTwin holds the twin against the recorded logs, so that what it generates is worth something.
+// TestTwin holds the twin against the traces of the recorded logs, so that what it generates is worth something.
 func TestTwin(t *testing.T) {
 	t.Parallel()
 	for _, name := range logs(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			rd, r := replay.NewReader(bytes.NewReader(unzip(t, name+".events.json"))), newTwinRack()
-			for i := 0; ; i++ {
+			seen := watcher{}
+			for _, want := range trace(t, name) {
 				e, err := rd.Next()
-				if errors.Is(err, io.EOF) {
-					break
-				}
 				ok(t, err)
 				if !r.apply(e) {
-					t.Fatalf("event %d: have something else, want %+v", i, e)
+					t.Fatalf("event %d: have something else, want %+v", want.I, e)
+				}
+				have := traceLine{want.Event, want.I, seen.changes(t, r.final().Nodes), plain(t, r.load), want.Sent}
+				if d := cmp.Diff(want, have); d != "" {
+					t.Fatalf("event %d: (-want +have)\n%s", want.I, d)
 				}
 			}
 			var want map[string]any

@@ -1,12 +1,12 @@
 package replay_test
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum/replay"
 )
 
@@ -94,6 +95,16 @@ type traceLine struct {
 	Sent   map[string][]any
 }
 
+func trace(t *testing.T, name string) (out []traceLine) {
+	t.Helper()
+	for b := range bytes.Lines(unzip(t, name+".trace.jsonl")) {
+		var l traceLine
+		ok(t, json.Unmarshal(b, &l))
+		out = append(out, l)
+	}
+	return out
+}
+
 // TestReferenceTraces compares after every event: what was sent, what a load answered, and which fields of which node have
 // changed to what.
 func TestReferenceTraces(t *testing.T) {
@@ -102,19 +113,13 @@ func TestReferenceTraces(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			rd, rack := replay.NewReader(bytes.NewReader(unzip(t, name+".events.json"))), replay.NewRack()
-			lines := bufio.NewScanner(bytes.NewReader(unzip(t, name+".trace.jsonl")))
-			lines.Buffer(nil, 1<<20)
-			before := map[string]any{}
-			for lines.Scan() {
-				var want traceLine
-				ok(t, json.Unmarshal(lines.Bytes(), &want))
+			seen := watcher{}
+			for _, want := range trace(t, name) {
 				e, err := rd.Next()
 				ok(t, err)
 				s, err := rack.Apply(e)
 				ok(t, err)
-				now := plain(t, rack.Final().Nodes).(map[string]any)
-				have := traceLine{s.Name, s.Event, changes(before, now), plain(t, s.Load), sent(t, s)}
-				before = now
+				have := traceLine{s.Name, s.Event, seen.changes(t, rack.Final().Nodes), plain(t, s.Load), sent(t, s)}
 				if d := cmp.Diff(want, have); d != "" {
 					t.Fatalf("event %d: (-want +have)\n%s", want.I, d)
 				}
@@ -126,20 +131,29 @@ func TestReferenceTraces(t *testing.T) {
 	}
 }
 
-// changes lists the fields of nodes that differ.
-func changes(before, now map[string]any) map[string]map[string]any {
+// watcher remembers what nodes looked like.
+type watcher map[ident.Baseboard][]byte
+
+// changes lists the fields of nodes that differ from what the watcher has seen last.
+func (w watcher) changes(t *testing.T, nodes map[ident.Baseboard]replay.NodeView) map[string]map[string]any {
+	t.Helper()
 	out := map[string]map[string]any{}
-	for id, n := range now {
-		old, _ := before[id].(map[string]any)
-		for field, v := range n.(map[string]any) {
-			if was, had := old[field]; had && reflect.DeepEqual(was, v) {
-				continue
-			}
-			if out[id] == nil {
-				out[id] = map[string]any{}
-			}
-			out[id][field] = v
+	for id, n := range nodes {
+		b, err := json.Marshal(n)
+		ok(t, err)
+		if bytes.Equal(b, w[id]) {
+			continue
 		}
+		now, was := map[string]any{}, map[string]any{}
+		ok(t, json.Unmarshal(b, &now))
+		if w[id] != nil {
+			ok(t, json.Unmarshal(w[id], &was))
+		}
+		maps.DeleteFunc(now, func(field string, v any) bool {
+			old, had := was[field]
+			return had && reflect.DeepEqual(old, v)
+		})
+		w[id], out[id.String()] = b, now
 	}
 	return out
 }
