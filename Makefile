@@ -10,10 +10,13 @@ ACTIONS ?= 3000000
 # The linter is not built in .ci/run: that takes over a minute. One on PATH is taken there as it is.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build check test race demo bench bench-peers bench-boot bench-handshake fuzz-smoke sim kill leak lint fmt vuln docs tpmsim clean
+.PHONY: build release check test race demo bench bench-peers bench-boot bench-handshake fuzz-smoke sim kill leak lint fmt vuln docs tpmsim clean
 
-build: ## static binaries in bin/
+build: ## static binaries in bin/, for tests and the demo too
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+
+release: ## static binaries for real sleds in dist/: no relaxation can be configured, so no demo runs with them
+	CGO_ENABLED=0 $(GO) build -trimpath -tags packaged -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o dist/ ./cmd/sledvault ./cmd/sledvaultd
 
 check: ## what CI runs
 	.ci/run
@@ -67,4 +70,4 @@ docs: ## man pages and completions
 	$(GO) run ./cmd/sledvault docs docs/man packaging/completions
 
 clean:
-	rm -rf $(BIN)
+	rm -rf $(BIN) dist

@@ -182,7 +182,7 @@ func TestReadme(t *testing.T) {
 		t.Errorf("README.md: no line %q", demo)
 	}
 	gate := read(t, ".ci/run")
-	for _, run := range []string{"README.md | head -n 1)", "/sledvault\" demo", "CGO_ENABLED=0 go build -trimpath"} {
+	for _, run := range []string{"README.md | head -n 1)", "/sledvault\" demo", "CGO_ENABLED=0 go build -trimpath -tags packaged"} {
 		if !strings.Contains(gate, run) {
 			t.Errorf(".ci/run no longer contains %q and so does not run the commands of README.md", run)
 		}
@@ -193,7 +193,7 @@ func TestReadme(t *testing.T) {
 		}
 		for line := range strings.Lines(block[2]) {
 			switch line = strings.TrimSpace(line); {
-			case line == check, line == demo, line == "CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...": // run by .ci/run, the demo in its built form
+			case line == check, line == demo, line == "CGO_ENABLED=0 go build -trimpath -tags packaged -o dist/ ./cmd/...": // run by .ci/run, the demo in its built form
 			case strings.HasPrefix(line, "sledvault "): // checked against the command line: cmd/sledvault/docs_test.go
 			case strings.ContainsAny(line, "─│▼"): // the picture
 			default:

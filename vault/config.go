@@ -165,6 +165,9 @@ func LoadConfig(path string) (*Config, error) {
 	if err != nil {
 		return nil, reason.New(CodeConfig, configHint, "config: %s: %.300s", path, err)
 	}
+	if err := c.checkRelaxed(&md); err != nil {
+		return nil, err
+	}
 	if u := md.Undecoded(); len(u) > 0 {
 		return nil, reason.New(CodeConfig, configHint, "config: %s: unknown key %.100q", path, u[0].String())
 	}
@@ -190,6 +193,9 @@ func DefaultConfig() Config {
 
 // Validate reports the first thing that cannot work.
 func (c *Config) Validate() error {
+	if err := c.checkRelaxed(nil); err != nil {
+		return err
+	}
 	if len(c.State.Copies) != 2 || c.State.Copies[0] == c.State.Copies[1] {
 		return errors.New("[state] copies must name two different folders")
 	}

@@ -36,7 +36,8 @@ func (b *binaries) remove() {
 	}
 }
 
-// findBinaries takes the daemon beside this program. Without one, as under go run, it builds it from the source tree
+// findBinaries takes the daemon beside this program. Without one, as under go run, or if that one accepts no software TPM,
+// it builds it from the source tree
 // around this program or the working folder.
 func findBinaries(ctx context.Context, progress io.Writer) (*binaries, error) {
 	self, err := os.Executable()
@@ -44,8 +45,12 @@ func findBinaries(ctx context.Context, progress io.Writer) (*binaries, error) {
 		return nil, fmt.Errorf("demo: own program: %w", err)
 	}
 	beside := filepath.Join(filepath.Dir(self), daemonName)
+	packaged := false
 	if fi, err := os.Stat(beside); err == nil && fi.Mode().IsRegular() {
-		return &binaries{command: self, daemon: beside}, nil
+		said, err := exec.CommandContext(ctx, beside, "--version").Output()
+		if packaged = err == nil && bytes.Contains(said, []byte("(packaged")); !packaged {
+			return &binaries{command: self, daemon: beside}, nil
+		}
 	}
 	cwd, err := os.Getwd()
 	if err != nil {
@@ -55,6 +60,10 @@ func findBinaries(ctx context.Context, progress io.Writer) (*binaries, error) {
 		if root := sourceTree(from); root != "" {
 			return buildDaemon(ctx, progress, self, root)
 		}
+	}
+	if packaged {
+		return nil, reason.New(codeNoDaemon, "run it from the source tree: go run ./cmd/sledvault demo",
+			"demo: %s was built for real sleds, and refuses the software TPMs of a demo", beside)
 	}
 	return nil, reason.New(codeNoDaemon, "put sledvaultd beside sledvault, or run from the source tree: go run ./cmd/sledvault demo",
 		"demo: no %s beside %s", daemonName, self)

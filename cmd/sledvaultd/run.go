@@ -37,7 +37,7 @@ func run(ctx context.Context, start time.Time, args []string, stdout, stderr io.
 	case err != nil:
 		return cli.Fail(stderr, "sledvaultd", cli.UsageError("%s", err))
 	case *showVersion:
-		_, _ = fmt.Fprintln(stdout, "sledvaultd", version)
+		_, _ = fmt.Fprintln(stdout, "sledvaultd", version+built())
 		return cli.Done
 	case *config == "" || fs.NArg() > 0:
 		return cli.Fail(stderr, "sledvaultd", cli.UsageError("want --config FILE and nothing else"))
@@ -57,6 +57,14 @@ func run(ctx context.Context, start time.Time, args []string, stdout, stderr io.
 		return cli.Fail(stderr, "sledvaultd", err)
 	}
 	return cli.Done
+}
+
+// built says how the program was built, where that matters.
+func built() string {
+	if vault.Packaged {
+		return " (packaged: accepts no relaxation)"
+	}
+	return ""
 }
 
 func logger(c vault.LogConfig, w io.Writer) *slog.Logger {

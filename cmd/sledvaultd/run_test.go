@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -119,6 +120,56 @@ func TestCheckConfig(t *testing.T) {
 		code, out, errs := check(text)
 		if code != 1 || out != "" || !strings.Contains(errs, want) || !strings.HasPrefix(errs, "sledvaultd: error: config: ") || !strings.Contains(errs, "\nsledvaultd: hint: ") {
 			t.Errorf("%s: have %d %q", want, code, errs)
+		}
+	}
+}
+
+// TestPackaged builds the daemon both ways: one that was built for real sleds refuses each relaxation by its name, also
+// those that no version knows; the other has the one that exists.
+func TestPackaged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	build := func(tags string) string {
+		path := filepath.Join(dir, "d-"+tags)
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-tags", tags, "-o", path, ".")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("build with tags %q: %v: %s", tags, err, out)
+		}
+		return path
+	}
+	open, packaged := build(""), build("packaged")
+	check := func(daemon, relax string) (string, bool) {
+		config := filepath.Join(dir, "config")
+		if err := os.WriteFile(config, []byte(good+relax), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), daemon, "--config", config, "--check-config").CombinedOutput()
+		return string(out), err == nil
+	}
+	for _, c := range []struct {
+		daemon, relax string
+		ok            bool
+		want          string
+	}{
+		{open, "", true, ": ok"},
+		{open, "[relax]\nsoftware-tpm = true\n", true, ": ok"},
+		{open, "[relax]\nstatic-identity = true\n", false, `unknown key "relax.static-identity"`},
+		{packaged, "", true, ": ok"},
+		{packaged, "[relax]\nsoftware-tpm = false\n", true, ": ok"},
+		{packaged, "[relax]\nsoftware-tpm = true\n", false, "[relax] software-tpm: this program was built for real sleds"},
+		{packaged, "[relax]\nstatic-identity = true\n", false, "[relax] static-identity: this program was built"},
+		{packaged, "[relax]\nno-evidence = true\nsoftware-tpm = true\n", false, "[relax] software-tpm, no-evidence: this program was built"},
+	} {
+		out, ok := check(c.daemon, c.relax)
+		if ok != c.ok || !strings.Contains(out, c.want) {
+			t.Errorf("%s with %q: have %v, %s; want %q", filepath.Base(c.daemon), c.relax, ok, out, c.want)
+		}
+	}
+	for daemon, want := range map[string]bool{open: false, packaged: true} {
+		out, err := exec.CommandContext(t.Context(), daemon, "--version").Output()
+		if err != nil || strings.Contains(string(out), "packaged") != want {
+			t.Errorf("--version: %q, %v", out, err)
 		}
 	}
 }
