@@ -68,7 +68,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.socket, "socket", defaultSocket, "unix socket of the local sledvaultd")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.UsageError("%s", err) })
 	root.AddCommand(a.demoCommand(), a.doctorCommand(), a.statusCommand(), a.watchCommand(), a.disksCommand(), a.unlockCommand(),
-		a.rackCommand(), a.quorumCommand(), a.networkCommand(), a.sealCommand(), a.tpmCommand(), a.spCommand(), a.docsCommand())
+		a.rackCommand(), a.quorumCommand(), a.ledgerCommand(), a.networkCommand(), a.sealCommand(), a.tpmCommand(), a.spCommand(), a.docsCommand())
 	return root
 }
 

@@ -338,3 +338,35 @@ func (d *jsonReader) board(b []byte) (out lrtq.Board) {
 
 // maxSpareBytes is the longest encrypted_shares: all shares but one in one package, and the tag.
 const maxSpareBytes = (lrtq.TotalShares-1)*(1+ShareSize) + 16
+
+// ReferenceLedgerKind is what a ledger file of the reference holds.
+type ReferenceLedgerKind string
+
+// The kinds of ledger files.
+const (
+	LedgerTrustQuorum   ReferenceLedgerKind = "trust-quorum"
+	LedgerLRTQ          ReferenceLedgerKind = "lrtq"
+	LedgerNetworkConfig ReferenceLedgerKind = "network-config"
+)
+
+// SniffReferenceLedger tells from a file's content which decoder it is for. It refuses what is none of the reference's
+// ledgers.
+func SniffReferenceLedger(b []byte) (ReferenceLedgerKind, error) {
+	if len(b) > MaxReferenceLedger {
+		return "", reason.New(CodeTooLarge, hintLedger, "wire: ledger file: have %d bytes, want at most %d", len(b), MaxReferenceLedger)
+	}
+	d := &jsonReader{hint: hintLedger}
+	v := d.object(b, "generation", "state?", "blob?")
+	switch {
+	case d.err != nil:
+	case (v[1] == nil) == (v[2] == nil):
+		d.fail(CodeMissing, "want a state or a blob beside the generation")
+	case v[2] != nil:
+		return LedgerNetworkConfig, nil
+	case v[1][0] == '"', bytes.Contains(v[1], []byte(`"pkg"`)):
+		return LedgerLRTQ, nil
+	default:
+		return LedgerTrustQuorum, nil
+	}
+	return "", d.finish()
+}
