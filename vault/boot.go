@@ -378,13 +378,21 @@ func (d *Daemon) awaitMembership(ctx context.Context) error {
 		if len(st.Commits) > 0 {
 			return nil
 		}
-		d.boot.wait("a committed configuration: sledvault rack init", nil)
+		d.boot.wait("a committed configuration: "+beginWith(st.LRTQ), nil)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-changed:
 		}
 	}
+}
+
+// beginWith is the command that gives the rack its first configuration.
+func beginWith(lrtq bool) string {
+	if lrtq {
+		return "sledvault rack upgrade-lrtq"
+	}
+	return "sledvault rack init"
 }
 
 // retry marks a device's error as one that may go away by itself, keeping its code and hint.

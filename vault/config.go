@@ -37,6 +37,7 @@ type Config struct {
 	Claim    ClaimConfig    `toml:"claim"`
 	Unlock   UnlockConfig   `toml:"unlock"`
 	Disks    []DiskConfig   `toml:"disk"`
+	LRTQ     LRTQConfig     `toml:"lrtq"`
 	Metrics  MetricsConfig  `toml:"metrics"`
 	Log      LogConfig      `toml:"log"`
 	Relax    RelaxConfig    `toml:"relax"`
@@ -187,6 +188,7 @@ func DefaultConfig() Config {
 		SP:     SPConfig{Baud: 3_000_000, Deadline: Duration(30 * time.Second)},
 		API:    APIConfig{Socket: "/run/sledvault/api.sock"},
 		Unlock: UnlockConfig{Deadline: Duration(2 * time.Minute)},
+		LRTQ:   LRTQConfig{Ledgers: []string{}},
 		Log:    LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -253,6 +255,9 @@ func (c *Config) Validate() error {
 	}
 	if m := c.Log.TraceMarker; m != "" && !filepath.IsAbs(m) {
 		return fmt.Errorf("[log] trace_marker must be an absolute path: have %.120q", m)
+	}
+	if err := c.LRTQ.validate(); err != nil {
+		return err
 	}
 	return c.validateDisks()
 }

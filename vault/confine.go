@@ -99,6 +99,9 @@ func confinement(c Config, mapper bool) []landlock.Rule {
 		allow(devices, present(c.TPM.Device))
 	}
 	allow(read, present(c.TPM.EventLog))
+	for _, l := range c.LRTQ.Ledgers {
+		allow(read, present(l))
+	}
 	for _, k := range c.Disks {
 		allow(devices, present(k.Path))
 	}

@@ -75,6 +75,9 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.takeOver(ctx); err != nil {
+		return err
+	}
 	store := d.getStore()
 	node, err := quorum.New(quorum.Config{ID: d.identity(), Rand: d.rand, Alloc: d.alloc, Authority: enroll.NewAuthority(d.Set())}, store.snapshot().Quorum)
 	if err != nil {

@@ -89,6 +89,12 @@ func (d *Daemon) Reconfigure(ctx context.Context, r quorum.Reconfigure) error {
 	return err
 }
 
+// UpgradeLRTQ asks the node to coordinate the first configuration after the older scheme.
+func (d *Daemon) UpgradeLRTQ(ctx context.Context, r quorum.UpgradeLRTQ) error {
+	_, err := d.ask(ctx, func(id quorum.RequestID) quorum.Input { r.ID = id; return r })
+	return err
+}
+
 // Commit asks the node to commit a prepared epoch.
 func (d *Daemon) Commit(ctx context.Context, r quorum.Commit) (quorum.CommitStatus, error) {
 	rep, err := d.ask(ctx, func(id quorum.RequestID) quorum.Input { r.ID = id; return r })

@@ -37,7 +37,6 @@ func (d *Daemon) Status(context.Context) api.Status {
 	d.mu.RUnlock()
 
 	s.Boot = d.boot.snapshot()
-	s.NextStep = nextStep(s)
 	if store != nil {
 		s.Seal.Ledger = store.ledger.Status()
 	}
@@ -63,6 +62,7 @@ func (d *Daemon) Status(context.Context) api.Status {
 	mem := d.alloc.Stats()
 	s.Hardening = append(s.Hardening, api.Hardening{Name: "locked-pages", OK: mem.Locked, Detail: string(mem.Kind)})
 	s.Reasons = d.reasons.Entries()
+	s.NextStep = nextStep(s)
 	return s
 }
 
@@ -78,7 +78,7 @@ func rackOf(set *enroll.Set) *api.Rack {
 func quorumOf(st quorum.Status) *api.Quorum {
 	q := &api.Quorum{
 		Configs: st.Configs, Shares: st.Shares, Commits: st.Commits,
-		Certificates: st.Certificates, Expunged: (*api.Expunged)(st.Expunged), Collecting: collecting(st),
+		Certificates: st.Certificates, Expunged: (*api.Expunged)(st.Expunged), Collecting: collecting(st), LRTQ: st.LRTQ,
 	}
 	if q.Collecting == nil { // a rotation holds nobody up
 		q.Collecting = collectingFor("agreement", st.Agreement)
@@ -131,7 +131,7 @@ func nextStep(s api.Status) string {
 	case api.StateUnclaimed:
 		return "enroll this sled: sledvault rack enroll"
 	case api.StateClaimed:
-		return "initialise the rack: sledvault rack init"
+		return "initialise the rack: " + beginWith(s.Quorum != nil && s.Quorum.LRTQ)
 	case api.StateExpunged:
 		return "this sled was removed from its rack; to use it again: sledvault seal reset, then sledvault rack enroll"
 	case api.StateLostSeal:

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sledvault/sledvault/internal/cli"
+	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/rack/controller"
@@ -27,7 +28,7 @@ type rackOptions struct {
 func (a *app) rackCommand() *cobra.Command {
 	o := &rackOptions{}
 	c := group("rack", "the rack's operator: keys, enrolment, membership",
-		a.rackNewCommand(), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackStatusCommand(o),
+		a.rackNewCommand(), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackUpgradeCommand(o), a.rackStatusCommand(o),
 		a.rackAddCommand(o), a.rackRemoveCommand(o), a.rackRotateCommand(o), a.rackPruneCommand(o), a.rackAbortCommand(o),
 		a.rackRecoverCommand(o), a.rackRevokeCommand(o))
 	c.PersistentFlags().StringVar(&o.file, "rack", controller.RackFile, "the rack file; keys and journal lie in the same folder")
@@ -36,7 +37,7 @@ func (a *app) rackCommand() *cobra.Command {
 }
 
 func (a *app) rackNewCommand() *cobra.Command {
-	var name string
+	var name, id string
 	c := &cobra.Command{
 		Use: "new FOLDER", Short: "make the keys and the folder of a new rack", Args: exactArgs(1),
 		Long: "Makes FOLDER with the rack's membership key, an empty rack file, and room for the journal. Prints the\n" +
@@ -51,7 +52,7 @@ func (a *app) rackNewCommand() *cobra.Command {
 			if name == "" {
 				name = filepath.Base(dir)
 			}
-			fp, recovery, err := controller.NewRack(dir, name)
+			fp, recovery, err := newRack(dir, name, id)
 			if err != nil {
 				return err
 			}
@@ -60,7 +61,19 @@ func (a *app) rackNewCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&name, "name", "", "name of the rack (default: the folder's name)")
+	c.Flags().StringVar(&id, "rack-id", "", "the id of a rack that comes from the older scheme (default: a new one)")
 	return c
+}
+
+func newRack(dir, name, id string) (fingerprint string, recovery []byte, err error) {
+	if id == "" {
+		return controller.NewRack(dir, name)
+	}
+	rackID, err := ident.ParseRackID(id)
+	if err != nil || rackID.IsZero() {
+		return "", nil, cli.UsageError("--rack-id must be a hyphenated UUID: have %.60q", id)
+	}
+	return controller.NewRackOf(dir, name, rackID)
 }
 
 // writeNewRack shows the recovery key: once, here, and nowhere else. It is never turned into a string.
@@ -156,6 +169,19 @@ func (a *app) rackInitCommand(o *rackOptions) *cobra.Command {
 			})
 		},
 	}
+}
+
+func (a *app) rackUpgradeCommand(o *rackOptions) *cobra.Command {
+	return a.changeCommand(o, &cobra.Command{
+		Use: "upgrade-lrtq", Short: "bring a rack over from the older scheme", Args: noArgs,
+		Long: "Instead of init, for a rack whose sleds hold packages of the older scheme (LRTQ), read from the ledgers that\n" +
+			"their configurations name. One sled rebuilds the scheme's secret with the others; the rack's first\n" +
+			"configuration, epoch 2, carries it as that of epoch 1, so that disks of that time open. It is committed when all\n" +
+			"sleds of the rack file have stored their shares; the older scheme ends there. " + againHelp,
+		Example: "  sledvault rack upgrade-lrtq --rack /root/rack/rack.toml",
+	}, func(ctx context.Context, ctl *controller.Controller, _ []string) (*rack.Change, error) {
+		return ctl.UpgradeLRTQ(ctx)
+	})
 }
 
 func writeChange(w io.Writer, ch *rack.Change) {

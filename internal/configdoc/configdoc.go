@@ -80,6 +80,10 @@ func Tables() []Table {
 			{Name: "serial", Example: `"A084A645"`, Text: "Serial number of the disk."},
 			{Name: "mapping", Default: `""`, Example: `"sledvault-data0"`, Text: "Name under /dev/mapper; sledvault- and the id if empty."},
 		}},
+		{Name: "lrtq", Text: "The older scheme, for a rack that comes from it.", Keys: []Key{
+			{Name: "ledgers", Default: `[]`, Example: `["/mnt/a/bootstore-fsm-state.json", "/mnt/b/bootstore-fsm-state.json"]`, Text: "Copies of the ledger that the older scheme left. They are read once, while the sled knows no configuration of the trust quorum; " +
+				"one that is absent is passed over, one that is damaged is an error unless another can be read. sledvault ledger show says what is in one."},
+		}},
 		{Name: "metrics", Text: "Metrics in Prometheus' text format, at /metrics.", Keys: []Key{
 			{Name: "listen", Default: `""`, Example: `"127.0.0.1:9351"`, Text: "Address and port; none if empty. Whoever reaches it reads states and counters; there are no secrets in them."},
 		}},

@@ -179,6 +179,10 @@ func (f *fakeNode) Reconfigure(context.Context, quorum.Reconfigure) error {
 	return f.call("reconfigure")
 }
 
+func (f *fakeNode) UpgradeLRTQ(context.Context, quorum.UpgradeLRTQ) error {
+	return f.call("upgrade")
+}
+
 func (f *fakeNode) Commit(context.Context, quorum.Commit) (quorum.CommitStatus, error) {
 	return quorum.Committed, f.call("commit")
 }

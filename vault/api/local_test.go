@@ -64,6 +64,8 @@ func sample(pattern string) (method, path, body string) {
 	switch path {
 	case "/v1/quorum/configuration":
 		body = `{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"members":["a:1","a:2","a:3"],"threshold":2,"last_committed_epoch":null,"grant":null}`
+	case "/v1/quorum/upgrade":
+		body = `{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":2,"members":["a:1","a:2","a:3"],"threshold":2,"grant":null}`
 	case "/v1/quorum/commit":
 		body = `{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"certificate":` + cert + `}`
 	case "/v1/network-config":

@@ -51,6 +51,8 @@ type Node interface {
 
 	Proxy
 	Reconfigure(ctx context.Context, r quorum.Reconfigure) error
+	// UpgradeLRTQ has the sled coordinate the first configuration after the older scheme.
+	UpgradeLRTQ(ctx context.Context, r quorum.UpgradeLRTQ) error
 	Commit(ctx context.Context, r quorum.Commit) (quorum.CommitStatus, error)
 	// PrepareAndCommit returns when the node has committed, or "pending" when ctx ends.
 	PrepareAndCommit(ctx context.Context, r quorum.PrepareAndCommit) (quorum.CommitStatus, error)

@@ -50,6 +50,7 @@ func routeDocs() map[string]routeDoc {
 		"DELETE /v1/alarms":                       {"Forget every alarm, after an operator has looked at them.", nil, struct{}{}, api.RoleOperate, ""},
 		"PUT /v1/peers":                           {"Replace the list of peer addresses.", api.PeersRequest{}, struct{}{}, api.RoleAgent, ""},
 		"POST /v1/quorum/configuration":           {"Coordinate a configuration, with the operator's grant.", api.ReconfigureRequest{}, struct{}{}, api.RoleOperate, "controller"},
+		"POST /v1/quorum/upgrade":                 {"Coordinate the first configuration after the older scheme, with the operator's grant.", api.UpgradeRequest{}, struct{}{}, api.RoleOperate, "controller"},
 		"GET /v1/quorum/coordinator":              {"The progress of a coordination: at once, or when its version exceeds ?after=, or after 30 s.", nil, api.CoordinatorStatus{}, api.RoleOperate, "controller"},
 		"PUT /v1/quorum/commit":                   {"Commit a prepared epoch, with the operator's certificate.", api.CommitRequest{}, api.CommitReply{}, api.RoleOperate, "controller"},
 		"PUT /v1/quorum/prepare-and-commit":       {"Hand over a committed configuration. Answers when the sled has committed it, or \"pending\" after 30 s.", api.PrepareAndCommitRequest{}, api.CommitReply{}, api.RoleOperate, "controller"},

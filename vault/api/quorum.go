@@ -31,6 +31,17 @@ func quorumRoutes(n Node, role Role) []route {
 			}
 			return nil, n.Reconfigure(ctx, in)
 		}},
+		{"POST /v1/quorum/upgrade", role, func(ctx context.Context, r *http.Request) (any, error) {
+			req, err := body[UpgradeRequest](r)
+			if err != nil {
+				return nil, err
+			}
+			in := quorum.UpgradeLRTQ{RackID: req.RackID, Epoch: req.Epoch, Members: req.Members, Threshold: req.Threshold}
+			if in.Grant, err = req.Grant.toQuorum(); err != nil {
+				return nil, err
+			}
+			return nil, n.UpgradeLRTQ(ctx, in)
+		}},
 		{"GET /v1/quorum/coordinator", role, func(ctx context.Context, r *http.Request) (any, error) { return coordinator(ctx, n, r) }},
 		{"PUT /v1/quorum/commit", role, func(ctx context.Context, r *http.Request) (any, error) {
 			req, err := body[CommitRequest](r)

@@ -84,6 +84,7 @@ type Quorum struct {
 	OlderSecrets int         `json:"older_secrets"`
 	KeepFrom     ident.Epoch `json:"keep_from"` // the first epoch whose secret it keeps; 0 = all
 	Expunged     *Expunged   `json:"expunged"`
+	LRTQ         bool        `json:"lrtq"`         // holds a package of the older scheme (lrtq.md)
 	Coordinating ident.Epoch `json:"coordinating"` // 0 when not
 	// ProxiedRequests are calls for other sleds that this one has passed on and waits for.
 	ProxiedRequests int         `json:"proxied_requests"`
@@ -236,6 +237,16 @@ type ReconfigureRequest struct {
 	Members       []ident.Baseboard `json:"members"`
 	Threshold     ident.Threshold   `json:"threshold"`
 	Grant         *Grant            `json:"grant"`
+}
+
+// UpgradeRequest asks the sled to coordinate the first configuration after the older scheme (protocol.md §8.6). Its epoch
+// is at least 2.
+type UpgradeRequest struct {
+	RackID    ident.RackID      `json:"rack_id"`
+	Epoch     ident.Epoch       `json:"epoch"`
+	Members   []ident.Baseboard `json:"members"`
+	Threshold ident.Threshold   `json:"threshold"`
+	Grant     *Grant            `json:"grant"`
 }
 
 // CoordinatorStatus is the progress of a coordination.

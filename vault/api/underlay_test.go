@@ -110,7 +110,7 @@ func TestAttack(t *testing.T) {
 		_, addr := serveUnderlay(t, f)
 		foreign := clientCert(t, stranger(), 9)
 		for _, c := range []caller{{"foreign", &foreign}, {"none", nil}} {
-			for _, p := range []string{"PUT /v1/quorum/prepare-and-commit", "PUT /v1/quorum/commit", "POST /v1/quorum/configuration"} {
+			for _, p := range []string{"PUT /v1/quorum/prepare-and-commit", "PUT /v1/quorum/commit", "POST /v1/quorum/configuration", "POST /v1/quorum/upgrade"} {
 				if status, e := underlayCall(t, addr, c, p); status != http.StatusForbidden {
 					t.Errorf("%s as %s: have %d %+v", p, c.name, status, e)
 				}
@@ -119,8 +119,8 @@ func TestAttack(t *testing.T) {
 		if got := f.made(); len(got) != 0 {
 			t.Errorf("the node was reached: %v", got)
 		}
-		if n := f.reasons.Total(api.CodeForbidden); n != 6 {
-			t.Errorf("have %d counted refusals, want 6", n)
+		if n := f.reasons.Total(api.CodeForbidden); n != 8 {
+			t.Errorf("have %d counted refusals, want 8", n)
 		}
 	})
 	// Someone on the network claims an unclaimed sled.

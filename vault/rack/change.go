@@ -26,6 +26,8 @@ const (
 	Remove Kind = "remove"
 	Rotate Kind = "rotate" // same members, new secret
 	Prune  Kind = "prune"  // the same, and older secrets are dropped
+	// Upgrade is the first configuration of a rack that comes from the older scheme.
+	Upgrade Kind = "upgrade-lrtq"
 )
 
 // Plan is a change to begin.
@@ -141,6 +143,7 @@ func (p *Plan) checkKind(base *Change) error {
 		ok = added == 0 && removed > 0
 	case Rotate, Prune:
 		ok = added == 0 && removed == 0
+	case Upgrade: // has a beginning of its own
 	}
 	if !ok {
 		return reason.New(CodeMembers, "add and remove sleds one after the other", "rack: %s with %d new and %d removed members", p.Kind, added, removed)
@@ -190,7 +193,7 @@ func (s *State) Again(coordinator ident.Baseboard) error {
 // complete refuses a configuration that lacks the secrets of older epochs. Committed, it would lose them for the whole
 // rack at the change after this one.
 func (c *Change) complete(config *quorum.Configuration) error {
-	if (c.LastCommitted != 0) == (config.EncryptedSecrets != nil) {
+	if (c.LastCommitted != 0 || c.Kind == Upgrade) == (config.EncryptedSecrets != nil) {
 		return nil
 	}
 	return reason.New(CodeIncomplete, "read the configuration from its coordinator again once it is complete",

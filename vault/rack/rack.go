@@ -138,8 +138,24 @@ func (s *State) Adopt(config *quorum.Configuration, cert *quorum.Certificate) (b
 
 // BeginInit starts the first configuration of the rack. Every member must acknowledge it: nobody is lost on the first day.
 func (s *State) BeginInit(members []ident.Baseboard, threshold ident.Threshold) error {
+	return s.beginFirst("", members, threshold, ident.Baseboard{})
+}
+
+// lrtqEpoch is the epoch that the older scheme counts as (protocol.md §1).
+const lrtqEpoch = 1
+
+// BeginUpgrade starts the first configuration of a rack that comes from the older scheme. The coordinator is a member that
+// holds a package of it. As for the first configuration of any rack, every member must acknowledge.
+func (s *State) BeginUpgrade(members []ident.Baseboard, threshold ident.Threshold, coordinator ident.Baseboard) error {
+	if !slices.Contains(members, coordinator) {
+		return reason.New(CodeCoordinator, "choose a member that holds a package of the older scheme", "rack: sled %s may not coordinate: it is no member", coordinator)
+	}
+	return s.beginFirst(Upgrade, members, threshold, coordinator)
+}
+
+func (s *State) beginFirst(kind Kind, members []ident.Baseboard, threshold ident.Threshold, coordinator ident.Baseboard) error {
 	if s.Change != nil && s.Change.Phase == Preparing {
-		return reason.New(CodeBusy, "finish it: sledvault rack init, or sledvault rack abort", "rack: epoch %d is being prepared", s.Change.Epoch)
+		return reason.New(CodeBusy, "finish it by running its command again, or give it up: sledvault rack abort", "rack: epoch %d is being prepared", s.Change.Epoch)
 	}
 	if s.LastCommitted() != 0 {
 		return reason.New(CodeInitialised, "nothing to do; see sledvault rack status", "rack: initialised already, epoch %d is committed", s.LastCommitted())
@@ -155,8 +171,13 @@ func (s *State) BeginInit(members []ident.Baseboard, threshold ident.Threshold) 
 		return reason.New(CodeThreshold, "leave the threshold out of the rack file for the default",
 			"rack: threshold must be at least 2 and below the number of members: have %d for %d members", threshold, len(members))
 	}
+	if kind == Upgrade {
+		s.Highest = max(s.Highest, lrtqEpoch)
+	} else {
+		coordinator = members[0]
+	}
 	s.Highest++
-	s.Change = &Change{Epoch: s.Highest, Coordinator: members[0], Members: members, Threshold: threshold, NeedAcks: len(members), Phase: Preparing}
+	s.Change = &Change{Kind: kind, Epoch: s.Highest, Coordinator: coordinator, Members: members, Threshold: threshold, NeedAcks: len(members), Phase: Preparing}
 	return nil
 }
 
@@ -164,7 +185,7 @@ func (s *State) BeginInit(members []ident.Baseboard, threshold ident.Threshold) 
 func (c *Change) Grant(rack ident.RackID) *quorum.Grant {
 	return &quorum.Grant{
 		RackID: rack, Epoch: c.Epoch, Coordinator: c.Coordinator, Members: c.Members, Threshold: c.Threshold,
-		LastCommitted: c.LastCommitted, KeepFrom: c.KeepFrom,
+		LastCommitted: c.LastCommitted, KeepFrom: c.KeepFrom, LRTQUpgrade: c.Kind == Upgrade,
 	}
 }
 

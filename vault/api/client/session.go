@@ -142,6 +142,11 @@ func (s *Session) Reconfigure(ctx context.Context, r api.ReconfigureRequest) err
 	return s.call(ctx, "POST", "/v1/quorum/configuration", r, nil)
 }
 
+// UpgradeLRTQ asks the sled to coordinate the first configuration after the older scheme.
+func (s *Session) UpgradeLRTQ(ctx context.Context, r api.UpgradeRequest) error {
+	return s.call(ctx, "POST", "/v1/quorum/upgrade", r, nil)
+}
+
 // Coordinator returns the progress of a coordination once its version exceeds after, or after half a minute.
 func (s *Session) Coordinator(ctx context.Context, after uint64) (c api.CoordinatorStatus, err error) {
 	return c, s.call(ctx, "GET", "/v1/quorum/coordinator?after="+strconv.FormatUint(after, 10), nil, &c)

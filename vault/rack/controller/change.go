@@ -27,17 +27,30 @@ const (
 // Init makes the rack's first configuration: all sleds of the rack file, or goes on with one that was begun. It returns
 // when every member has acknowledged the commit, or with the reason why it cannot go on before ctx ends. It may be run
 // again at any point.
-func (c *Controller) Init(ctx context.Context) (*rack.Change, error) {
+func (c *Controller) Init(ctx context.Context) (*rack.Change, error) { return c.first(ctx, "") }
+
+// UpgradeLRTQ makes the first configuration of a rack that comes from the older scheme: all sleds of the rack file. One of
+// them rebuilds that scheme's secret with the others, and the configuration carries it as the secret of epoch 1. As for
+// [Controller.Init] every member must acknowledge, and it may be run again at any point.
+func (c *Controller) UpgradeLRTQ(ctx context.Context) (*rack.Change, error) {
+	return c.first(ctx, rack.Upgrade)
+}
+
+func (c *Controller) first(ctx context.Context, kind rack.Kind) (*rack.Change, error) {
 	j, st, err := journal.Open(c.file.dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = j.Close() }()
-	if ch := st.Change; ch != nil && ch.Kind != "" {
+	switch ch := st.Change; {
+	case ch == nil || ch.Kind == kind || st.LastCommitted() == 0 && ch.Phase == rack.Aborted:
+	case st.LastCommitted() != 0:
 		return ch, reason.New(rack.CodeInitialised, "see sledvault rack status", "rack: initialised already; epoch %d is committed", st.LastCommitted())
+	default:
+		return ch, reason.New(rack.CodeBusy, "finish it by running its command again, or give it up: sledvault rack abort", "rack: epoch %d is being prepared: %s", ch.Epoch, kindText(ch))
 	}
 	if st.Change == nil || st.Change.Phase == rack.Aborted {
-		if err := c.begin(ctx, j, &st); err != nil {
+		if err := c.begin(ctx, j, &st, kind); err != nil {
 			return nil, err
 		}
 	}
@@ -45,7 +58,7 @@ func (c *Controller) Init(ctx context.Context) (*rack.Change, error) {
 		return nil, reason.New(rack.CodeMismatch, "restore the files of one rack into the folder", "rack: the journal is of rack %s, the enrolment set of rack %s", st.Rack, c.set.Rack)
 	}
 	if ch := st.Change; ch.Phase == rack.Done {
-		return ch, st.BeginInit(ch.Members, ch.Threshold) // says that there is nothing to do
+		return ch, c.beginFirst(&st, kind, ch.Members, ch.Threshold) // says that there is nothing to do
 	}
 	for st.Change.Phase == rack.Preparing {
 		if err := c.prepare(ctx, j, &st); err != nil && !errors.Is(err, errAgain) {
@@ -59,7 +72,7 @@ func (c *Controller) Init(ctx context.Context) (*rack.Change, error) {
 }
 
 // begin records a first configuration of every sled in the rack file. No epoch that a sled has seen is used again.
-func (c *Controller) begin(ctx context.Context, j *journal.Journal, st *rack.State) error {
+func (c *Controller) begin(ctx context.Context, j *journal.Journal, st *rack.State, kind rack.Kind) error {
 	if c.set == nil {
 		return reason.New(CodeNotEnrolled, "enroll the sleds first: sledvault rack enroll", "rack: no sled is enrolled")
 	}
@@ -78,11 +91,37 @@ func (c *Controller) begin(ctx context.Context, j *journal.Journal, st *rack.Sta
 		return j.Save(*st)
 	}
 	st.Rack = c.set.Rack
-	if err := st.BeginInit(members, ident.Threshold(c.file.Threshold)); err != nil {
+	if kind != rack.Upgrade && len(c.lrtq) > 0 {
+		return reason.New(quorum.CodeUpgradeRequired, "upgrade it: sledvault rack upgrade-lrtq", "rack: sleds hold packages of the older scheme; a first configuration without its secret would lose their disks")
+	}
+	if err := c.beginFirst(st, kind, members, ident.Threshold(c.file.Threshold)); err != nil {
 		return err
 	}
 	return j.Save(*st)
 }
+
+// beginFirst begins the first configuration. An upgrade is coordinated by the first member that said that it holds a
+// package of the older scheme.
+func (c *Controller) beginFirst(st *rack.State, kind rack.Kind, members []ident.Baseboard, threshold ident.Threshold) error {
+	if kind != rack.Upgrade {
+		return st.BeginInit(members, threshold)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range ident.SortBaseboards(members) {
+		if c.lrtq[m] {
+			return st.BeginUpgrade(members, threshold, m)
+		}
+	}
+	if st.LastCommitted() != 0 && len(members) > 0 {
+		return st.BeginUpgrade(members, threshold, members[0]) // says that there is nothing to do
+	}
+	return reason.New(CodeNoPackage, "name the older scheme's ledgers in every sled's configuration: [lrtq] ledgers; for a rack that never had it: sledvault rack init",
+		"rack: no sled holds a package of the older scheme")
+}
+
+// CodeNoPackage refuses to upgrade a rack from a scheme that none of its sleds knows.
+const CodeNoPackage reason.Code = "rack-no-lrtq-package"
 
 // ask has every member say on a proved connection which epochs it knows, so that none is used twice, and takes over what
 // is committed already. Every member must answer: each of them is needed for the first configuration anyway.
@@ -124,6 +163,11 @@ func (c *Controller) askOne(ctx context.Context, s *Sledlink, mu *sync.Mutex, st
 	raw, err := s.Config(ctx)
 	if err != nil {
 		return err
+	}
+	if status.Quorum.LRTQ && status.Baseboard != nil {
+		c.mu.Lock()
+		c.lrtq[*status.Baseboard] = true
+		c.mu.Unlock()
 	}
 	mu.Lock()
 	defer mu.Unlock()
@@ -196,16 +240,24 @@ func (c *Controller) prepare(ctx context.Context, j *journal.Journal, st *rack.S
 	if err := enroll.SignGrant(c.key, grant); err != nil {
 		return err
 	}
-	req := api.ReconfigureRequest{RackID: st.Rack, Epoch: ch.Epoch, Members: ch.Members, Threshold: ch.Threshold, Grant: api.GrantOf(grant)}
-	if ch.LastCommitted != 0 {
-		req.LastCommitted = &ch.LastCommitted
-	}
 	return c.insist(ctx, ch.Coordinator, func(s *Sledlink) error {
-		if err := s.Reconfigure(ctx, req); err != nil {
+		if err := s.begin(ctx, st.Rack, ch, api.GrantOf(grant)); err != nil {
 			return c.afterRefusal(ctx, s, j, st, err)
 		}
 		return c.watch(ctx, s, j, st)
 	})
+}
+
+// begin asks the coordinator to coordinate the change.
+func (s *Sledlink) begin(ctx context.Context, id ident.RackID, ch *rack.Change, grant *api.Grant) error {
+	if ch.Kind == rack.Upgrade {
+		return s.UpgradeLRTQ(ctx, api.UpgradeRequest{RackID: id, Epoch: ch.Epoch, Members: ch.Members, Threshold: ch.Threshold, Grant: grant})
+	}
+	req := api.ReconfigureRequest{RackID: id, Epoch: ch.Epoch, Members: ch.Members, Threshold: ch.Threshold, Grant: grant}
+	if ch.LastCommitted != 0 {
+		req.LastCommitted = &ch.LastCommitted
+	}
+	return s.Reconfigure(ctx, req)
 }
 
 // afterRefusal handles a coordinator that lost its memory: it holds the configuration of this epoch, or of a later one, and
@@ -233,7 +285,7 @@ func (c *Controller) afterRefusal(ctx context.Context, s *Sledlink, j *journal.J
 		return err
 	}
 	if st.LastCommitted() == 0 {
-		if err := st.BeginInit(ch.Members, ch.Threshold); err != nil {
+		if err := c.beginFirst(st, ch.Kind, ch.Members, ch.Threshold); err != nil {
 			return err
 		}
 	}

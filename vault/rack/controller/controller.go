@@ -67,11 +67,22 @@ type Controller struct {
 
 	mu      sync.Mutex
 	waiting map[ident.Baseboard]string // last reason told per sled, so that each is told once
+	lrtq    map[ident.Baseboard]bool   // sleds that said that they hold a package of the older scheme
 }
 
-// NewRack makes the folder of a new rack: keys, an empty enrolment set, a rack file to fill in. It returns the fingerprint
-// that goes into every sled's configuration, and the recovery key, which is stored nowhere: show it once and wipe it.
+// NewRack makes the folder of a new rack with a random id. See [NewRackOf].
 func NewRack(dir, name string) (fingerprint string, recovery []byte, err error) {
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return "", nil, err
+	}
+	return NewRackOf(dir, name, ident.RackID(id))
+}
+
+// NewRackOf makes the folder of a rack: keys, an empty enrolment set, a rack file to fill in. A rack that comes from the
+// older scheme keeps its id, which its disk keys depend on. It returns the fingerprint that goes into every sled's
+// configuration, and the recovery key, which is stored nowhere: show it once and wipe it.
+func NewRackOf(dir, name string, id ident.RackID) (fingerprint string, recovery []byte, err error) {
 	if !plainText(name) {
 		return "", nil, &reason.Error{
 			Code: CodeRackFile, Text: fmt.Sprintf("rack: name must be 1 to %d printable ASCII characters without quotes: have %.80q", maxName, name),
@@ -91,11 +102,7 @@ func NewRack(dir, name string) (fingerprint string, recovery []byte, err error) 
 		return "", nil, err
 	}
 	defer rec.Destroy()
-	id, err := uuid.NewRandom()
-	if err != nil {
-		return "", nil, err
-	}
-	set := enroll.NewSet(ident.RackID(id), member.PublicKey(), rec.PublicKey())
+	set := enroll.NewSet(id, member.PublicKey(), rec.PublicKey())
 	if err := set.Sign(member); err != nil {
 		return "", nil, err
 	}
@@ -159,7 +166,7 @@ func Open(path string, tell func(Event)) (*Controller, error) {
 }
 
 func openFile(f *File, tell func(Event)) (c *Controller, err error) {
-	c = &Controller{file: f, tell: tell, waiting: map[ident.Baseboard]string{}}
+	c = &Controller{file: f, tell: tell, waiting: map[ident.Baseboard]string{}, lrtq: map[ident.Baseboard]bool{}}
 	if c.key, err = enroll.LoadKey(secret.Heap{}, filepath.Join(f.dir, keyFile)); err != nil {
 		return nil, err
 	}

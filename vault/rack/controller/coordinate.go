@@ -120,10 +120,7 @@ func (r *run) coordinate(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	err = s.Reconfigure(ctx, api.ReconfigureRequest{
-		RackID: r.st.Rack, Epoch: ch.Epoch, LastCommitted: &ch.LastCommitted, Members: ch.Members,
-		Threshold: ch.Threshold, Grant: api.GrantOf(grant),
-	})
+	err = s.begin(ctx, r.st.Rack, ch, api.GrantOf(grant))
 	switch reason.CodeOf(err) {
 	case "":
 	case quorum.CodePreparedEpochMismatch, quorum.CodeReconfigurationRunning, quorum.CodeReconfigurationConflict, quorum.CodeLastCommittedMismatch:
