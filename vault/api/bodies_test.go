@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/reason"
 )
@@ -28,6 +29,10 @@ func (n takesAll) Reconfigure(_ context.Context, in quorum.Reconfigure) error {
 	return nil
 }
 
+func (n takesAll) UpgradeLRTQ(_ context.Context, in quorum.UpgradeLRTQ) error {
+	return n.Reconfigure(n.t.Context(), quorum.Reconfigure{Members: in.Members})
+}
+
 func (n takesAll) Commit(context.Context, quorum.Commit) (quorum.CommitStatus, error) {
 	return quorum.Pending, nil
 }
@@ -37,6 +42,18 @@ func (n takesAll) PrepareAndCommit(_ context.Context, in quorum.PrepareAndCommit
 		n.t.Fatal("no configuration")
 	}
 	return quorum.Pending, nil
+}
+
+func (n takesAll) ProxyCommit(context.Context, ident.Baseboard, quorum.Commit) (quorum.CommitStatus, error) {
+	return quorum.Pending, nil
+}
+
+func (n takesAll) ProxyPrepareAndCommit(ctx context.Context, _ ident.Baseboard, in quorum.PrepareAndCommit) (quorum.CommitStatus, error) {
+	return n.PrepareAndCommit(ctx, in)
+}
+
+func (n takesAll) ProxyStatus(context.Context, ident.Baseboard) (NodeStatus, error) {
+	return NodeStatus{}, nil
 }
 
 // FuzzBodies: whatever the body, a request is read as one value without unknown fields or refused with the code of a bad
