@@ -146,6 +146,9 @@ func kept(old, now *quorum.State) bool {
 
 // seen checks released effects against the disk (X7), the replies against the truth (X6), and who is alarmed (P5).
 func (s *Sim) seen(sled *Sled, fx *quorum.Effects) {
+	if s.plant.effects != nil {
+		s.plant.effects(s, sled, fx)
+	}
 	s.touch(sled)
 	d := &sled.Disk
 	for _, m := range fx.Send {

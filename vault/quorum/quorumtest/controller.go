@@ -82,6 +82,9 @@ func (s *Sim) journal(what string) bool {
 	if len(c.past) == keptPast {
 		c.past = append(c.past[:0], c.past[1:]...)
 	}
+	if s.plant.journal != nil {
+		s.plant.journal(s, c.st, what)
+	}
 	c.past = append(c.past, c.disk)
 	c.disk = copyState(c.st)
 	if ch := c.disk.Change; ch != nil && ch.Phase == rack.Decided {
@@ -184,7 +187,7 @@ func (s *Sim) ask() {
 	ch := c.st.Change
 	sled := s.Find(ch.Coordinator)
 	if !sled.Up() {
-		c.ended = true
+		c.ended = ch.LastCommitted != 0 // for a first configuration every member is needed anyway
 		return
 	}
 	s.checkAsked(ch)
@@ -297,7 +300,7 @@ func (s *Sim) poll() {
 	ch := c.st.Change
 	sled := s.Find(ch.Coordinator)
 	if !sled.Up() {
-		c.ended = true
+		c.ended = ch.LastCommitted != 0
 		return
 	}
 	coordinating := sled.Node.Roles().Coordinating
