@@ -26,7 +26,8 @@ import (
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"sledvault": main}) }
 
 // TestStories runs testdata/*.txt: each is one story, with the command line as people see it. $SLED is the socket of a
-// daemon that is there, $NOBODY one of a daemon that is not. $LOGS holds event logs of the reference.
+// daemon that is there, $NOBODY one of a daemon that is not. $LOGS holds event logs of the
+// reference, $RUNS failed runs of the simulation.
 func TestStories(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{Dir: "testdata", RequireExplicitExec: true, RequireUniqueNames: true, Setup: func(env *testscript.Env) error {
@@ -50,7 +51,12 @@ func TestStories(t *testing.T) {
 		if err != nil {
 			return err
 		}
+		runs, err := filepath.Abs("../../vault/quorum/quorumtest/testdata")
+		if err != nil {
+			return err
+		}
 		env.Setenv("LOGS", recorded)
+		env.Setenv("RUNS", runs)
 		env.Setenv("SLED", filepath.Join(dir, "api.sock"))
 		env.Setenv("NOBODY", filepath.Join(dir, "nobody.sock"))
 		return nil

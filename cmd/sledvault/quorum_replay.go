@@ -31,6 +31,8 @@ func (a *app) replayCommand() *cobra.Command {
 			"differences, the final state in the reference's form, and how often the log came to a case in which our nodes\n" +
 			"deliberately differ, by name (docs/protocol.md §11). Exit code 1 if there is a difference or a log cannot be\n" +
 			"replayed. With --check, or with several logs, the same is said in words.\n\n" +
+			"A log may also be a failed run of sledvault's own simulation: it is played again, and the difference is the\n" +
+			"invariant that it still breaks. Its events are actions; final is null.\n\n" +
 			"With one log, or none, it is a debugger. It reads commands from standard input, one per line:\n\n  " +
 			strings.Join(replay.Help(), "\n  ") + "\n\n" +
 			"EVENT counts from 0; a snapshot N is the state after N events. Secrets are compared by content, never shown. If\n" +
@@ -120,7 +122,15 @@ func (a *app) openMachine(name string) (replay.Machine, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return replay.NewLogMachine(name, f)
+	if !f.simulated() {
+		return replay.NewLogMachine(name, f)
+	}
+	m, err := openSimulation(f)
+	if err != nil {
+		_, err = replay.Unreadable(name, err)
+		return nil, err
+	}
+	return m, nil
 }
 
 // replayLogs replays every log, also after one that cannot be replayed.
@@ -148,26 +158,49 @@ func (a *app) replayLog(name string) (*replay.Result, error) {
 		return replay.Unreadable(name, err)
 	}
 	defer f.Close()
+	if f.simulated() {
+		return replaySimulation(name, f)
+	}
 	return replay.Run(name, f)
 }
 
+// logFile is an open log.
+type logFile struct {
+	*bufio.Reader
+	io.Closer
+}
+
 // openLog opens a log, compressed or not.
-func (a *app) openLog(name string) (io.ReadCloser, error) {
+func (a *app) openLog(name string) (*logFile, error) {
 	if name == "-" {
-		return io.NopCloser(a.in), nil
+		return &logFile{bufio.NewReader(a.in), io.NopCloser(nil)}, nil
 	}
 	f, err := os.Open(name)
-	if err != nil || !strings.HasSuffix(name, ".gz") {
-		return f, err
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasSuffix(name, ".gz") {
+		return &logFile{bufio.NewReader(f), f}, nil
 	}
 	z, err := gzip.NewReader(f)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{z, f}, nil
+	return &logFile{bufio.NewReader(z), f}, nil
+}
+
+// simulated tells a failed run of our own simulation, which is an object, from a log of the reference, which is an array.
+func (f *logFile) simulated() bool {
+	for {
+		b, err := f.Peek(1)
+		switch {
+		case err != nil:
+			return false
+		case !strings.ContainsRune(" \t\r\n", rune(b[0])):
+			return b[0] == '{'
+		}
+		_, _ = f.Discard(1)
+	}
 }
 
 // maxShown is how many differences of one log are told in words. The first ones matter: the rest follows from them.

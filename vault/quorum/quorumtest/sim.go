@@ -83,6 +83,9 @@ func NewSim(seed uint64, o Options, table *Table) *Sim {
 	return s
 }
 
+// Err is the first broken invariant, or nil. After it, a run ends.
+func (s *Sim) Err() error { return s.err }
+
 // Run plays actions, then heals everything and checks that the rack comes to rest as it should.
 func (s *Sim) Run(actions []Action) error {
 	for i, a := range actions {

@@ -90,6 +90,14 @@ func (c *Cluster) emitStep(s *Sled, in quorum.Input, fx *quorum.Effects, err err
 	c.emit(e)
 }
 
+// Waiting says in words which messages are on their way between two sleds, the oldest first.
+func (c *Cluster) Waiting(from, to *Sled) (out []string) {
+	for _, m := range c.queue[from.Index][to.Index].msgs {
+		out = append(out, messageText(m))
+	}
+	return out
+}
+
 // Nodes is the sleds' part of a [View].
 func (c *Cluster) Nodes() []NodeView {
 	out := make([]NodeView, 0, len(c.Sleds))

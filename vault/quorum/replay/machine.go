@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/sledvault/sledvault/vault/ident"
-	"github.com/sledvault/sledvault/vault/quorum"
 )
 
 // Machine is a recorded run that a [Session] lives through event by event.
@@ -212,6 +211,3 @@ func (a Reply) String() string {
 func sortedIDs[V any](m map[ident.Baseboard]V) []ident.Baseboard {
 	return slices.SortedFunc(maps.Keys(m), ident.Baseboard.Compare)
 }
-
-// View is the state of a node in the form of the final states.
-func View(n *quorum.Node, down bool) NodeView { return (&sled{node: n, down: down}).view() }

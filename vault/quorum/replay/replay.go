@@ -80,9 +80,12 @@ func (r *Result) fail(name string, rd *Reader, err error) error {
 	return at
 }
 
-// Unreadable is the result of a log that could not even be opened.
+// Unreadable is the result of a log that could not even be opened. A cause without a code gets [CodeUnreadable].
 func Unreadable(name string, cause error) (*Result, error) {
-	err := &LogError{Log: name, Cause: reason.Wrap(cause, CodeUnreadable, hintUnreadable, "not readable")}
+	if reason.CodeOf(cause) == "" {
+		cause = reason.Wrap(cause, CodeUnreadable, hintUnreadable, "not readable")
+	}
+	err := &LogError{Log: name, Cause: cause}
 	return &Result{Log: name, Differences: []Difference{}, Rules: map[Rule]int{}, Error: err}, err
 }
 

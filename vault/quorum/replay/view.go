@@ -79,23 +79,17 @@ func (r *Rack) Final() Final {
 	return f
 }
 
-func (s *sled) view() NodeView {
-	st, status, roles := s.node.State(), s.node.Status(), s.node.Roles()
-	v := NodeView{
-		Alarms: []quorum.AlarmKind{}, Commits: list(status.Commits), Configs: list(status.Configs), Crashed: s.down,
-		Connected: []ident.Baseboard{}, HasLRTQ: status.LRTQ, Loaded: list(status.Loader.Loaded), RackID: status.RackID, Shares: [][2]uint64{},
-	}
+func (s *sled) view() NodeView { return View(s.node, s.down) }
+
+// View is the state of a node.
+func View(n *quorum.Node, down bool) NodeView {
+	v, status, roles := StoredView(n.State()), n.Status(), n.Roles()
+	v.Crashed, v.Loaded = down, list(status.Loader.Loaded)
 	for _, a := range status.Alarms {
 		v.Alarms = append(v.Alarms, a.Kind)
 	}
-	for _, e := range status.Shares {
-		v.Shares = append(v.Shares, [2]uint64{uint64(e), uint64(st.Shares[e].X)})
-	}
 	for _, p := range status.Peers {
 		v.Connected = append(v.Connected, p.ID)
-	}
-	if x := status.Expunged; x != nil {
-		v.Expunged = &ExpungedView{x.Epoch, x.From}
 	}
 	if roles.Collecting != 0 {
 		v.Collecting = &roles.Collecting
@@ -104,7 +98,25 @@ func (s *sled) view() NodeView {
 		v.Computing = &ComputingView{roles.Computing}
 	}
 	if status.Coordinator != nil {
-		v.Coordinating = coordinating(st, status.Coordinator)
+		v.Coordinating = coordinating(n.State(), status.Coordinator)
+	}
+	return v
+}
+
+// StoredView is what a node will start from that is down and has lost its memory.
+func StoredView(st quorum.State) NodeView {
+	v := NodeView{
+		Alarms: []quorum.AlarmKind{}, Commits: list(quorum.Epochs(st.Commits)), Configs: list(quorum.Epochs(st.Configs)), Crashed: true,
+		Connected: []ident.Baseboard{}, HasLRTQ: st.LRTQ != nil, Loaded: []ident.Epoch{}, Shares: [][2]uint64{},
+	}
+	for _, e := range quorum.Epochs(st.Shares) {
+		v.Shares = append(v.Shares, [2]uint64{uint64(e), uint64(st.Shares[e].X)})
+	}
+	if x := st.Expunged; x != nil {
+		v.Expunged = &ExpungedView{x.Epoch, x.From}
+	}
+	if rack, ok := st.RackID(); ok {
+		v.RackID = &rack
 	}
 	return v
 }
