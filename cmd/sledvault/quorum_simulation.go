@@ -35,7 +35,7 @@ type simulation struct {
 func openSimulation(in io.Reader) (*simulation, error) {
 	f, err := quorumtest.ReadFailure(in)
 	if err != nil {
-		return nil, reason.Wrap(err, replay.CodeSyntax, "the simulation writes such files: docs/testing.md §8", "no failed run of the simulation")
+		return nil, reason.Wrap(err, replay.CodeSimulation, "the simulation writes such files: docs/testing.md §8", "neither an array of events nor a failed run of the simulation")
 	}
 	m := &simulation{failure: f, play: f.Replay}
 	m.start()

@@ -17,6 +17,7 @@ const (
 	CodeOldFormat  reason.Code = "replay-old-format" // a log of the form that recorders wrote in 2025
 	CodeImpossible reason.Code = "replay-impossible" // an event that cannot happen there
 	CodeUnreadable reason.Code = "replay-unreadable" // the file cannot be read
+	CodeSimulation reason.Code = "replay-simulation" // an object that is no failed run of the simulation either
 )
 
 const (
