@@ -42,6 +42,9 @@ bench-boot: ## cold boots of racks of 3 to 31 sleds, and their plot
 fuzz-smoke: ## every fuzz target for a moment
 	.ci/fuzz $(FUZZ)
 
+mutation: ## mutation testing of the core (an hour or more)
+	.ci/mutation
+
 sim: ## the seeded cluster simulation
 	$(GO) test ./vault/quorum/quorumtest -run 'Simulation$$' -timeout 0 -v -args -sim.actions=$(ACTIONS)
 
