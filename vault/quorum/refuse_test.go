@@ -215,9 +215,20 @@ func TestNewChecksState(t *testing.T) {
 		"share without configuration":  func(s *quorum.State) { s.Shares[9] = s.Shares[2] },
 		"certificate missing":          func(s *quorum.State) { delete(s.Certificates, 2) },
 		"certificate of another epoch": func(s *quorum.State) { s.Certificates[2] = s.Certificates[1] },
-		"commit unset":                 func(s *quorum.State) { s.Commits[2] = false },
-		"wrong key":                    func(s *quorum.State) { s.Configs[3] = s.Configs[2] },
-		"nil configuration":            func(s *quorum.State) { s.Configs[3] = nil },
+		"certificate of another rack": func(s *quorum.State) {
+			o := *s.Certificates[2]
+			o.RackID[0] ^= 1
+			s.Certificates[2] = &o
+		},
+		"certificate without configuration": func(s *quorum.State) {
+			o := *s.Certificates[2]
+			o.Epoch = 9
+			s.Certificates[9] = &o
+		},
+		"no certificate":    func(s *quorum.State) { s.Certificates[2] = nil },
+		"commit unset":      func(s *quorum.State) { s.Commits[2] = false },
+		"wrong key":         func(s *quorum.State) { s.Configs[3] = s.Configs[2] },
+		"nil configuration": func(s *quorum.State) { s.Configs[3] = nil },
 		"other rack": func(s *quorum.State) {
 			o := *s.Configs[1]
 			o.RackID[0] ^= 1
@@ -246,6 +257,21 @@ func TestNewChecksState(t *testing.T) {
 		if _, err := quorum.New(bad, a.Disk); reason.CodeOf(err) != quorum.CodeConfig {
 			t.Errorf("%s: have %v", name, err)
 		}
+	}
+}
+
+// TestNothingToResume: a certificate of a configuration without this sled calls for no computation.
+func TestNothingToResume(t *testing.T) {
+	t.Parallel()
+	c := rack(t, []string{"a", "b", "c", "d"}, 4, 2)
+	change(t, c, c.Sled("a"), 2, 1, 2, c.Sleds[:3]...)
+	d := c.Sled("d")
+	st := d.Disk.Clone()
+	st.Configs[2], st.Certificates[2] = c.Sled("a").Disk.Configs[2], c.Sled("a").Disk.Certificates[2]
+	n, err := quorum.New(quorum.Config{ID: d.ID, Rand: noRand{}, Alloc: secret.Heap{}, Authority: c.Auth}, st)
+	ok(t, err)
+	if r := n.Roles(); r != (quorum.Roles{}) {
+		t.Errorf("have %+v", r)
 	}
 }
 
