@@ -116,9 +116,6 @@ func (n *Node) sendShare(to ident.Baseboard, e ident.Epoch) error {
 	if err != nil {
 		return exhausted(err)
 	}
-	if p := n.peers[to]; p != nil {
-		p.owed = 0
-	}
 	n.send(to, ShareReply{e, s})
 	return nil
 }

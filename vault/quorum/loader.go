@@ -109,8 +109,8 @@ func (n *Node) startCollecting(seed *collection) error {
 	}
 	col.shares[i], col.have = own, 1
 	if seed != nil {
-		for j, s := range seed.shares {
-			if j != i && !s.Y.IsEmpty() {
+		for j, s := range seed.shares { // of others: the own share was not among them
+			if !s.Y.IsEmpty() {
 				seed.shares[j] = gfss.Share{}
 				col.shares[j] = s
 				col.have++
