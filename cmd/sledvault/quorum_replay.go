@@ -58,9 +58,6 @@ func (a *app) replayCommand() *cobra.Command {
 func (a *app) debugLog(ctx context.Context, logs []string) error {
 	s := replay.NewSession(a.out, a.openMachine)
 	for _, name := range logs {
-		if name == "-" {
-			return cli.UsageError("sledvault quorum replay: standard input cannot be the log and the commands")
-		}
 		if err := s.Open(name); err != nil {
 			return err
 		}
@@ -77,6 +74,9 @@ func (a *app) debugLog(ctx context.Context, logs []string) error {
 			return ctx.Err()
 		case line, more := <-lines:
 			if !more {
+				if terminal {
+					_, _ = fmt.Fprintln(a.out)
+				}
 				return endSession(failed && !terminal)
 			}
 			err := s.Do(line)
@@ -116,6 +116,9 @@ func readLines(ctx context.Context, in io.Reader) <-chan string {
 }
 
 func (a *app) openMachine(name string) (replay.Machine, error) {
+	if name == "-" {
+		return nil, cli.UsageError("sledvault quorum replay: standard input cannot be the log and the commands")
+	}
 	f, err := a.openLog(name)
 	if err != nil {
 		_, err = replay.Unreadable(name, err)

@@ -127,6 +127,9 @@ func (r *Rack) deliver(e DeliverEnvelope) error {
 func (r *Rack) hand(to *sled, l letter) {
 	st := to.node.State()
 	kind := l.message.Kind
+	if !to.up[l.from] && st.Expunged == nil {
+		r.rule(RuleMessageAfterDisconnect)
+	}
 	fx := r.must("message", to, quorum.PeerMessage{From: l.from, Message: l.message})
 	switch kind.(type) {
 	case quorum.GetShare:
@@ -178,11 +181,11 @@ func (r *Rack) load(s *sled, e ident.Epoch) {
 	}
 	fx, err := r.do(s, quorum.LoadSecret{ID: request, Epoch: &e})
 	r.must("cancel", s, quorum.CancelLoad{ID: request})
-	latest, any := st.LatestCommitted()
+	latest, committed := st.LatestCommitted()
 	l, good := &Load{Epoch: e}, false
 	switch {
 	case isCode(err, quorum.CodeNoCommitted):
-		l.Result, good = LoadNoCommitted, !any
+		l.Result, good = LoadNoCommitted, !committed
 	case isCode(err, quorum.CodeNotCommitted):
 		l.Result, good = LoadNotCommitted, !st.Commits[e]
 	case isCode(err, quorum.CodeNotAvailable):
@@ -190,7 +193,7 @@ func (r *Rack) load(s *sled, e ident.Epoch) {
 	case err != nil:
 		l.Result = err.Error()
 	case len(fx.Replies) > 0:
-		l.Result, good = LoadSecret, any && latest >= e && r.secret(fx.Replies)
+		l.Result, good = LoadSecret, committed && latest >= e && r.secret(fx.Replies)
 	default:
 		l.Result, good = LoadCollecting, s.node.Roles().Collecting >= e
 	}

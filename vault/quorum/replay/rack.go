@@ -36,7 +36,8 @@ type sled struct {
 	id   ident.Baseboard
 	node *quorum.Node
 	down bool
-	wire []letter // for this sled, the newest last
+	wire []letter                 // for this sled, the newest last
+	up   map[ident.Baseboard]bool // peers to which the node believes to be connected
 }
 
 type letter struct {
@@ -182,7 +183,7 @@ func (r *Rack) boot(s *sled, st quorum.State) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.id, err)
 	}
-	s.node = n
+	s.node, s.up = n, map[ident.Baseboard]bool{}
 	return nil
 }
 
@@ -191,6 +192,12 @@ func (r *Rack) do(s *sled, in quorum.Input) (quorum.Effects, error) {
 	out, err := s.node.Step(in)
 	if err != nil {
 		return quorum.Effects{}, err
+	}
+	switch in := in.(type) {
+	case quorum.PeerUp:
+		s.up[in.Peer] = true
+	case quorum.PeerDown:
+		delete(s.up, in.Peer)
 	}
 	changed := out.Changed()
 	fx, err := out.Durable(func(quorum.State) error { return nil })

@@ -11,6 +11,7 @@ const (
 	RuleLoadWhileExpunged          Rule = "load-while-expunged"
 	RuleExpungedKeepsSecrets       Rule = "expunged-keeps-secrets"
 	RuleGetShareUnanswered         Rule = "get-share-unanswered"
+	RuleMessageAfterDisconnect     Rule = "message-after-disconnect"
 	RuleComputationOutlivesCommit  Rule = "computation-outlives-commit"
 	RuleComputationForgotten       Rule = "computation-forgotten"
 	RuleReconfigureEndsComputation Rule = "reconfigure-ends-computation"
@@ -19,8 +20,8 @@ const (
 // Rules lists the names.
 func Rules() []Rule {
 	return []Rule{
-		RuleLoadWhileExpunged, RuleExpungedKeepsSecrets, RuleGetShareUnanswered, RuleComputationOutlivesCommit,
-		RuleComputationForgotten, RuleReconfigureEndsComputation,
+		RuleLoadWhileExpunged, RuleExpungedKeepsSecrets, RuleGetShareUnanswered, RuleMessageAfterDisconnect,
+		RuleComputationOutlivesCommit, RuleComputationForgotten, RuleReconfigureEndsComputation,
 	}
 }
 
