@@ -184,8 +184,11 @@ func (p *Prover) run(ctx context.Context) {
 			return
 		case <-p.wake:
 		}
+		// A certificate takes the TPM as long as a quote does. It is made before the batch is closed, so that whoever comes
+		// meanwhile is in it: at a start that is most of the rack.
+		facts, err := p.certified(ctx)
 		if batch := p.take(); len(batch) > 0 {
-			p.answer(ctx, batch)
+			p.answer(ctx, batch, facts, err)
 		}
 	}
 }
@@ -208,8 +211,11 @@ func (p *Prover) take() (batch []*job) {
 	return batch
 }
 
-func (p *Prover) answer(ctx context.Context, batch []*job) {
-	made, err := p.make(ctx, batch)
+func (p *Prover) answer(ctx context.Context, batch []*job, facts Facts, err error) {
+	var made []*Evidence
+	if err == nil {
+		made, err = p.make(ctx, batch, facts)
+	}
 	for i, j := range batch {
 		if err != nil {
 			j.out <- result{err: err}
@@ -221,24 +227,21 @@ func (p *Prover) answer(ctx context.Context, batch []*job) {
 
 // make quotes once for the whole batch. It starts over once if the TPM was reset since the counter was certified, or if
 // something extended a register between reading and quoting it.
-func (p *Prover) make(ctx context.Context, batch []*job) ([]*Evidence, error) {
-	for attempt := range 2 {
-		out, stale, err := p.quote(ctx, batch)
-		if err != nil || !stale {
-			return out, err
-		}
-		if attempt == 1 {
-			return nil, reason.Later(CodeNotReady, hint(CodeNotReady), "rot: evidence refused: the TPM's registers or reset count keep changing")
-		}
+func (p *Prover) make(ctx context.Context, batch []*job, facts Facts) ([]*Evidence, error) {
+	out, stale, err := p.quote(ctx, batch, facts)
+	if err != nil || !stale {
+		return out, err
 	}
-	return nil, nil
+	if facts, err = p.certified(ctx); err != nil {
+		return nil, err
+	}
+	if out, stale, err = p.quote(ctx, batch, facts); err == nil && stale {
+		err = reason.Later(CodeNotReady, hint(CodeNotReady), "rot: evidence refused: the TPM's registers or reset count keep changing")
+	}
+	return out, err
 }
 
-func (p *Prover) quote(ctx context.Context, batch []*job) (out []*Evidence, stale bool, err error) {
-	facts, err := p.certified(ctx)
-	if err != nil {
-		return nil, false, err
-	}
+func (p *Prover) quote(ctx context.Context, batch []*job, facts Facts) (out []*Evidence, stale bool, err error) {
 	log, err := p.eventLog(ctx)
 	if err != nil {
 		return nil, false, err

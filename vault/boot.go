@@ -99,13 +99,22 @@ func (d *Daemon) openSeal(ctx context.Context) error {
 	files := make(chan setFiles, 1)
 	go func() { files <- readSets(d.dirs()) }()
 	p := d.sealParams()
-	return p.TPM.Turn(ctx, func(ctx context.Context) error {
-		first, err := sealing.Look(ctx, p)
+	return p.TPM.Turn(ctx, func(turn context.Context) error {
+		first, err := sealing.Look(turn, p)
 		if err != nil {
 			return retry(err)
 		}
 		d.setFirst(first)
-		return d.openClaimed(ctx, first.Claim, <-files)
+		f, rec, err := d.compareClaim(turn, first.Claim, <-files)
+		if err != nil || rec == nil {
+			return err
+		}
+		d.setSet(f.set)
+		d.repairSet(f.raw)
+		if _, err := d.connect(ctx); err != nil { // it outlives the turn
+			d.log.Debug("peers wait until the seal is open", "err", err) // and says so then, if the error stays
+		}
+		return d.openLedger(turn, f.set, rec)
 	})
 }
 
@@ -132,29 +141,24 @@ func readSets(dirs [2]string) (f setFiles) {
 	return f
 }
 
-// openClaimed compares what the TPM remembers with the files.
-func (d *Daemon) openClaimed(ctx context.Context, claim *sealing.Claim, files setFiles) error {
+// compareClaim compares what the TPM remembers with the files, and gives the set and this sled's record in it. There is no
+// record for a sled that is unclaimed or has lost its seal.
+func (d *Daemon) compareClaim(ctx context.Context, claim *sealing.Claim, files setFiles) (f setFile, rec *enroll.Record, err error) {
 	if len(files.sets) == 0 && claim == nil && files.err == nil {
 		d.setState(api.StateUnclaimed)
-		return nil
+		return f, nil, nil
 	}
 	if files.err != nil {
 		d.reasons.CountError(ledger.CodeEnrolment, "", files.err)
 	}
-	f, err := d.chooseSet(claim, files)
-	if err != nil {
+	if f, err = d.chooseSet(claim, files); err != nil {
 		if foreign := d.replacedTPM(ctx, claim, files); foreign != nil {
 			err = foreign
 		}
-		return d.loseSealAtStart(ctx, err)
+		return f, nil, d.loseSealAtStart(ctx, err)
 	}
-	rec, err := d.ownRecord(ctx, f.set)
-	if err != nil {
-		return err
-	}
-	d.setSet(f.set)
-	d.repairSet(f.raw)
-	return d.openLedger(ctx, f.set, rec)
+	rec, err = d.ownRecord(ctx, f.set)
+	return f, rec, err
 }
 
 // loseSealAtStart reads the platform state that an enrolment is going to approve, and loses the seal.
@@ -166,6 +170,8 @@ func (d *Daemon) loseSealAtStart(ctx context.Context, cause error) error {
 	d.mu.Lock()
 	d.measured = measured
 	d.mu.Unlock()
+	d.hangUp()
+	d.dropProver()
 	d.loseSeal(cause)
 	return nil
 }

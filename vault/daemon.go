@@ -70,12 +70,11 @@ type Daemon struct {
 	set      *enroll.Set
 	unsealed *sealing.Unsealed
 	store    *store
-	attestor *attestor
 	prover   *rot.Prover
+	mesh     *mesh // ends with the daemon
 	network  *network
 	peers    *peer.Manager
 	driver   *driver
-	stopNet  func() // ends the peer network and waits for it
 	// agentPeers is the list of peer addresses that the bootstrap agent gave; nil: the configuration's.
 	agentPeers []string
 }
@@ -208,11 +207,9 @@ func (d *Daemon) close() {
 		d.disks.settle()
 	}
 	d.mu.RLock()
-	stopNet, prover, st, t, line := d.stopNet, d.prover, d.store, d.tpm, d.sp
+	prover, st, t, line := d.prover, d.store, d.tpm, d.sp
 	d.mu.RUnlock()
-	if stopNet != nil {
-		stopNet()
-	}
+	d.hangUp()
 	if prover != nil {
 		prover.Close()
 	}

@@ -303,9 +303,9 @@ func (d *Daemon) signalEnrolled() {
 // Attest makes evidence for the controller, bound to its connection (evidence.md, role 'H').
 func (d *Daemon) Attest(ctx context.Context, c *api.Conn, nonce [32]byte) ([]byte, error) {
 	d.mu.RLock()
-	p := d.prover
+	p, st := d.prover, d.store
 	d.mu.RUnlock()
-	if p == nil {
+	if p == nil || st == nil {
 		return nil, d.notStarted()
 	}
 	return p.Evidence(ctx, rot.Request{Role: rot.RoleUnderlay, Nonce: nonce, Exporter: c.Exporter, ProverSPKI: d.tls.SPKI(), VerifierSPKI: c.ClientSPKI})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"maps"
-	"sync"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -16,7 +15,6 @@ import (
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/ledger"
-	"github.com/sledvault/sledvault/vault/peer"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/wire"
@@ -25,18 +23,9 @@ import (
 // CodeOwnEvidence marks evidence of this sled that its own enrolment record refuses.
 const CodeOwnEvidence reason.Code = "own-evidence"
 
-// setStore publishes the ledger and starts what speaks for it: the prover.
+// setStore publishes the ledger, and what speaks for it: the prover.
 func (d *Daemon) setStore(s *store) error {
-	set := d.Set()
-	rec, ok := set.Find(d.identity())
-	if !ok {
-		return reason.New(CodeForeignBoard, hintReenroll, "vault: the enrolment set has no record of sled %s", d.identity())
-	}
-	d.mu.RLock()
-	a := &attestor{tpm: d.tpm, record: rec, logPath: d.cfg.TPM.EventLog, counter: d.counterOf(rec)}
-	d.mu.RUnlock()
-	p, err := rot.NewProver(rot.ProverConfig{Attestor: a, Baseboard: d.identity(), Facts: s.Facts, CommandTimeout: d.cfg.TPM.CommandTimeout.std()})
-	if err != nil {
+	if err := d.makeProver(); err != nil {
 		return err
 	}
 	d.recallSeen(s.ledger.Observed())
@@ -44,7 +33,7 @@ func (d *Daemon) setStore(s *store) error {
 	n.onNews = d.changes.bump
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.store, d.attestor, d.prover, d.network = s, a, p, n
+	d.store, d.network = s, n
 	return nil
 }
 
@@ -65,16 +54,8 @@ func (d *Daemon) counterMoved() {
 	}
 }
 
-// startPeers makes the node from the ledger's state, and starts the peer network and the driver.
+// startPeers makes the node from the ledger's state, lets the peer network go on, and starts the driver.
 func (d *Daemon) startPeers(ctx context.Context) error {
-	listen, err := d.cfg.peerListen()
-	if err != nil {
-		return err
-	}
-	addrs, err := parseAddrs(d.peerList())
-	if err != nil {
-		return err
-	}
 	if err := d.takeOver(ctx); err != nil {
 		return err
 	}
@@ -83,49 +64,47 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ch := d.channel()
-	if _, err := ch.CheckSelf(ctx); err != nil { // what peers would refuse is not offered to them
-		return retry(reason.Wrap(err, CodeOwnEvidence, "", "vault: this sled's own evidence does not pass"))
-	}
-	m, err := peer.New(peer.Config{Self: d.identity(), Listen: listen, Channel: peer.Attest(ch), Alloc: d.alloc, Reasons: d.reasons})
+	net, err := d.connect(ctx)
 	if err != nil {
 		return err
 	}
-	if err := m.Listen(ctx); err != nil {
-		return retry(err)
+	addrs, err := parseAddrs(d.peerList()) // the agent may have given others meanwhile
+	if err != nil {
+		return err
 	}
-	m.SetPeers(addrs)
-	network := d.getNetwork()
+	net.peers.SetPeers(addrs)
+	net.open()
+	if _, err := net.channel.CheckSelf(ctx); err != nil { // what peers would refuse is not offered to them
+		d.hangUp()
+		return retry(reason.Wrap(err, CodeOwnEvidence, "", "vault: this sled's own evidence does not pass"))
+	}
+	net.clear()
+	network, m := d.getNetwork(), net.peers
 	network.setSend(func(to ident.Baseboard, c wire.NetworkConfig) error { return m.Send(to, c) })
 	drv := newDriver(node, store, m, network, d.reasons, d.log, d.onCommitted)
 	drv.onChange = d.changes.bump
 	drv.alarm = func(a quorum.Alarm) { d.keepAlarm(store, a) }
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := drv.run(ctx); err != nil {
+	net.wg.Go(func() {
+		if err := drv.run(net.ctx); err != nil {
 			d.fail(err)
 		}
 	})
-	wg.Go(func() {
-		if err := m.Run(ctx); err != nil && ctx.Err() == nil {
-			d.fail(err)
-		}
-	})
-	wg.Go(func() { network.run(ctx) })
-	wg.Go(func() { d.keepSeen(ctx) })
-	wg.Go(func() { d.followRemoval(ctx, drv) })
+	net.wg.Go(func() { network.run(net.ctx) })
+	net.wg.Go(func() { d.keepSeen(net.ctx) })
+	net.wg.Go(func() { d.followRemoval(net.ctx, drv) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.peers, d.driver = m, drv
-	d.stopNet = func() { cancel(); wg.Wait() }
 	return nil
 }
 
 // channel says who this sled is and by what it judges others.
-func (d *Daemon) channel() *channel.Config {
+func (d *Daemon) channel(m *mesh) *channel.Config {
+	d.mu.RLock()
+	prover := d.prover
+	d.mu.RUnlock()
 	return &channel.Config{
-		Self: d.identity(), Identity: d.tls, Prover: d.prover, Set: d.Set, AdoptSet: d.AdoptSet,
+		Self: d.identity(), Identity: d.tls, Prover: prover, Set: d.Set, AdoptSet: d.AdoptSet, Opened: m.opened, Cleared: m.cleared,
 		Seen: d.seen, Remember: d.remember, Capabilities: []string{quorum.CapabilityAuthority}, Relaxations: d.cfg.Relax.Names(),
 	}
 }

@@ -99,11 +99,9 @@ func (d *Daemon) stakes() string {
 func (d *Daemon) quiesce() {
 	d.haltBoot()
 	d.mu.RLock()
-	stopNet, st := d.stopNet, d.store
+	st := d.store
 	d.mu.RUnlock()
-	if stopNet != nil {
-		stopNet()
-	}
+	d.hangUp()
 	d.disks.settle()
 	if st != nil {
 		st.close()

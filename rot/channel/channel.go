@@ -38,6 +38,10 @@ type Config struct {
 	Selection []int
 	// Timeout bounds a handshake; 0 means DefaultTimeout.
 	Timeout time.Duration
+	// Opened and Cleared hold handshakes of a sled that is still starting; nil holds nobody. Before Opened is closed a
+	// handshake goes as far as the hellos and the dialer's evidence: this side neither proves nor judges. Before Cleared is
+	// closed no evidence that was made leaves the sled.
+	Opened, Cleared <-chan struct{}
 }
 
 // Conn is a connection that both sides accepted. Reads and writes go to TLS.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sledvault/sledvault/hwtest/sim/firmware"
 	"github.com/sledvault/sledvault/rot"
@@ -478,4 +479,76 @@ func TestRebootedPeer(t *testing.T) {
 	if !a.Verdict.Rebooted {
 		t.Error("reboot went unnoticed")
 	}
+}
+
+// TestStarting: a sled that is still starting says hello, but neither proves nor judges before it is open, and sends no
+// evidence before it is cleared.
+func TestStarting(t *testing.T) {
+	t.Parallel()
+	for _, dials := range []bool{true, false} {
+		r := channeltest.NewRack(t, 2)
+		starting, other := r.Sleds[0], r.Sleds[1]
+		opened, cleared := make(chan struct{}), make(chan struct{})
+		starting.Channel.Opened, starting.Channel.Cleared = opened, cleared
+		judged, quoted := make(chan struct{}, 8), make(chan struct{}, 8)
+		starting.Channel.Seen = func([]byte) rot.Seen { judged <- struct{}{}; return rot.Seen{} }
+		starting.TPM.Set(func(f *rottest.TPM) { f.Gate = func(context.Context) { quoted <- struct{}{} } })
+		met := make(chan struct{}, 8) // the other side has something of the starting one to judge
+		other.Channel.Seen = func([]byte) rot.Seen { met <- struct{}{}; return rot.Seen{} }
+		dialer, acceptor := starting, other
+		if !dials {
+			dialer, acceptor = other, starting
+		}
+		near, far := net.Pipe()
+		counted := &countingConn{Conn: far, wrote: make(chan struct{}, 64)}
+		type both struct{ d, a outcome }
+		done := make(chan both, 1)
+		go func() {
+			d, a := handshake(t.Context(), dialer.Channel, acceptor.Channel, near, counted)
+			done <- both{d, a}
+		}()
+		<-counted.wrote // the acceptor has answered: TLS is under way before anything is open
+		none := func(what string, news ...chan struct{}) {
+			for _, c := range news {
+				if len(c) > 0 {
+					t.Errorf("dials %v: %s", dials, what)
+				}
+			}
+		}
+		none("proved or judged while closed", judged, quoted, met)
+		close(opened)
+		<-quoted // evidence is being made
+		none("evidence left before it was cleared", met)
+		close(cleared)
+		out := <-done
+		if out.d.err != nil || out.a.err != nil {
+			t.Fatalf("dials %v: dialer: %v; acceptor: %v", dials, out.d.err, out.a.err)
+		}
+		if len(judged) == 0 || len(met) == 0 {
+			t.Errorf("dials %v: have %d and %d verdicts, want one each", dials, len(judged), len(met))
+		}
+	}
+	// Who gives up meanwhile says so.
+	r := channeltest.NewRack(t, 2)
+	r.Sleds[0].Channel.Opened, r.Sleds[0].Channel.Timeout = make(chan struct{}), 200*time.Millisecond
+	d, a := connect(t, r.Sleds[0].Channel, r.Sleds[1].Channel)
+	wantCode(t, d.err, channel.CodeTimeout)
+	if a.err == nil {
+		t.Error("accepted a sled that never opened")
+	}
+}
+
+// countingConn tells of each write.
+type countingConn struct {
+	net.Conn
+	wrote chan struct{}
+}
+
+func (c *countingConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	select {
+	case c.wrote <- struct{}{}:
+	default:
+	}
+	return n, err
 }

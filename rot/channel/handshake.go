@@ -95,6 +95,9 @@ func (h *handshake) dial(ctx context.Context) error {
 	if err := h.receiveHello(); err != nil {
 		return err
 	}
+	if err := h.await(ctx, h.c.Opened, "wait until this sled is open"); err != nil {
+		return err
+	}
 	if err := h.prove(ctx); err != nil {
 		return err
 	}
@@ -125,6 +128,9 @@ func (h *handshake) accept(ctx context.Context) error {
 	}
 	evidence, err := h.read(maxEvidenceFrame, "the peer's evidence")
 	if err != nil {
+		return err
+	}
+	if err := h.await(ctx, h.c.Opened, "wait until this sled is open"); err != nil {
 		return err
 	}
 	if err := h.judge(evidence); err != nil {
@@ -158,10 +164,26 @@ func (h *handshake) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := h.await(ctx, h.c.Cleared, "wait until this sled has judged itself"); err != nil {
+		return err
+	}
 	if err := writeFrame(h.tls, ev); err != nil {
 		return ioError(err, h.who, "send evidence")
 	}
 	return nil
+}
+
+// await waits until a starting sled has come so far.
+func (h *handshake) await(ctx context.Context, gate <-chan struct{}, what string) error {
+	if gate == nil {
+		return nil
+	}
+	select {
+	case <-gate:
+		return nil
+	case <-ctx.Done():
+		return ioError(context.Cause(ctx), h.who, what)
+	}
 }
 
 // judge appraises the peer's evidence; from then on the peer has a name.
