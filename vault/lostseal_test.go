@@ -224,7 +224,7 @@ func orphanOldSecrets(t *testing.T) {
 	if st.Change.Config == nil || st.Change.Config.EncryptedSecrets == nil {
 		t.Fatalf("decided without the older secrets: %+v", st.Change)
 	}
-	key, err := enroll.LoadKey(secret.Heap{}, filepath.Join(r.dir, "rack", "membership.key"))
+	key, err := enroll.LoadKey(secret.Heap{}, filepath.Join(r.dir, "rack", "membership.key"), nil)
 	must(t, err)
 	defer key.Destroy()
 	stripped := *st.Change.Config

@@ -25,7 +25,7 @@ func (r *testRack) path(name string) string { return filepath.Join(r.dir, "rack"
 // key loads a key file of the rack's folder.
 func (r *testRack) key(name string) enroll.Key {
 	r.t.Helper()
-	k, err := enroll.LoadKey(secret.Heap{}, r.path(name))
+	k, err := enroll.LoadKey(secret.Heap{}, r.path(name), nil)
 	must(r.t, err)
 	r.t.Cleanup(k.Destroy)
 	return k

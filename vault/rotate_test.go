@@ -349,7 +349,7 @@ func (r *testRack) mixed(states []quorum.State) (*quorum.Configuration, *quorum.
 		must(t, err)
 		c.Members = append(c.Members, quorum.Member{ID: m.ID, ShareDigest: digest})
 	}
-	key, err := enroll.LoadKey(heap, filepath.Join(r.dir, "rack", "membership.key"))
+	key, err := enroll.LoadKey(heap, filepath.Join(r.dir, "rack", "membership.key"), nil)
 	must(t, err)
 	defer key.Destroy()
 	cert, err := enroll.SignCertificate(key, c, 0)

@@ -23,27 +23,31 @@ import (
 type rackOptions struct {
 	file    string
 	timeout time.Duration
+	pass    passphrases
 }
 
 func (a *app) rackCommand() *cobra.Command {
 	o := &rackOptions{}
 	c := group("rack", "the rack's operator: keys, enrolment, membership",
-		a.rackNewCommand(), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackUpgradeCommand(o), a.rackStatusCommand(o),
+		a.rackNewCommand(o), a.rackEnrollCommand(o), a.rackInitCommand(o), a.rackUpgradeCommand(o), a.rackStatusCommand(o),
 		a.rackAddCommand(o), a.rackRemoveCommand(o), a.rackRotateCommand(o), a.rackPruneCommand(o), a.rackAbortCommand(o),
-		a.rackRecoverCommand(o), a.rackRevokeCommand(o))
+		a.rackRecoverCommand(o), a.rackRevokeCommand(o), a.rackPassphraseCommand(o))
 	c.PersistentFlags().StringVar(&o.file, "rack", controller.RackFile, "the rack file; keys and journal lie in the same folder")
 	c.PersistentFlags().DurationVar(&o.timeout, "timeout", 5*time.Minute, "when to give up waiting for sleds")
+	o.pass.flags(c)
 	return c
 }
 
-func (a *app) rackNewCommand() *cobra.Command {
+func (a *app) rackNewCommand(o *rackOptions) *cobra.Command {
 	var name, id string
+	var under bool
 	c := &cobra.Command{
 		Use: "new FOLDER", Short: "make the keys and the folder of a new rack", Args: exactArgs(1),
 		Long: "Makes FOLDER with the rack's membership key, an empty rack file, and room for the journal. Prints the\n" +
 			"fingerprint that goes into every sled's configuration, and the recovery key, which is stored nowhere:\n" +
-			"write it down and keep it away from the rack.",
-		Example: "  sledvault rack new /root/rack --name left",
+			"write it down and keep it away from the rack. With --passphrase the file of the membership key is encrypted;\n" +
+			"every rack command then asks for the passphrase, at the terminal or from --passphrase-fd.",
+		Example: "  sledvault rack new /root/rack --name left\n  sledvault rack new /root/rack --passphrase",
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir, err := filepath.Abs(args[0])
 			if err != nil {
@@ -52,7 +56,13 @@ func (a *app) rackNewCommand() *cobra.Command {
 			if name == "" {
 				name = filepath.Base(dir)
 			}
-			fp, recovery, err := newRack(dir, name, id)
+			access := controller.Access{}
+			if under {
+				o.pass.newFD = o.pass.fd
+				access.Fresh = o.pass.fresh
+				defer o.pass.wipe()
+			}
+			fp, recovery, err := newRack(access, dir, name, id)
 			if err != nil {
 				return err
 			}
@@ -62,18 +72,19 @@ func (a *app) rackNewCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&name, "name", "", "name of the rack (default: the folder's name)")
 	c.Flags().StringVar(&id, "rack-id", "", "the id of a rack that comes from the older scheme (default: a new one)")
+	c.Flags().BoolVar(&under, "passphrase", false, "put the membership key under a passphrase")
 	return c
 }
 
-func newRack(dir, name, id string) (fingerprint string, recovery []byte, err error) {
+func newRack(access controller.Access, dir, name, id string) (fingerprint string, recovery []byte, err error) {
 	if id == "" {
-		return controller.NewRack(dir, name)
+		return access.NewRack(dir, name)
 	}
 	rackID, err := ident.ParseRackID(id)
 	if err != nil || rackID.IsZero() {
 		return "", nil, cli.UsageError("--rack-id must be a hyphenated UUID: have %.60q", id)
 	}
-	return controller.NewRackOf(dir, name, rackID)
+	return access.NewRackOf(dir, name, rackID)
 }
 
 // writeNewRack shows the recovery key: once, here, and nowhere else. It is never turned into a string.
@@ -110,7 +121,8 @@ func (a *app) withRack(c *cobra.Command, o *rackOptions, f func(context.Context,
 	if o.timeout <= 0 {
 		return cli.UsageError("--timeout must be positive")
 	}
-	ctl, err := controller.Open(o.file, a.tell)
+	defer o.pass.wipe()
+	ctl, err := o.pass.access().Open(o.file, a.tell)
 	if err != nil {
 		return err
 	}

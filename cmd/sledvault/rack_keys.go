@@ -21,12 +21,14 @@ const maxRecoveryText = 1024
 
 func (a *app) rackRecoverCommand(o *rackOptions) *cobra.Command {
 	var file string
+	var under bool
 	c := &cobra.Command{
 		Use: "recover", Short: "replace the membership key, with the recovery key", Args: noArgs,
 		Long: "Makes a new membership key, has the recovery key sign the enrolment set that names it, hands that to every\n" +
 			"sled, and certifies anew what the members have committed. The old key is moved aside and opens nothing any\n" +
 			"more. The recovery key is read from stdin, or from a file, and is never stored. The folder must hold\n" +
-			"rack.toml and the newest enrolment.cbor. " + againHelp,
+			"rack.toml and the newest enrolment.cbor. The new key is put under a new passphrase if the old one was under\n" +
+			"one, or with --passphrase. " + againHelp,
 		Example: "  sledvault rack recover --rack /root/rack/rack.toml\n  sledvault rack recover --recovery-key-file /dev/fd/3",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if o.timeout <= 0 {
@@ -34,7 +36,12 @@ func (a *app) rackRecoverCommand(o *rackOptions) *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), o.timeout)
 			defer cancel()
-			out, err := controller.Recover(ctx, o.file, func() (enroll.Key, error) { return a.recoveryKey(file) }, a.tell)
+			defer o.pass.wipe()
+			access, err := o.recoverAccess(under)
+			if err != nil {
+				return err
+			}
+			out, err := access.Recover(ctx, o.file, func() (enroll.Key, error) { return a.recoveryKey(file) }, a.tell)
 			if out == nil {
 				return err
 			}
@@ -44,7 +51,23 @@ func (a *app) rackRecoverCommand(o *rackOptions) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&file, "recovery-key-file", "", "read the recovery key from this file instead of stdin")
+	c.Flags().BoolVar(&under, "passphrase", false, "put the new membership key under a passphrase, also if the old one was not")
+	o.pass.newFlag(c)
 	return c
+}
+
+// recoverAccess has the new key's file made as the old one was. If the passphrase of both is to be read from one
+// descriptor, it is that of the new one: the old file is not opened.
+func (o *rackOptions) recoverAccess(under bool) (controller.Access, error) {
+	access := o.pass.access()
+	was, err := controller.KeyUnderPassphrase(o.file)
+	if err != nil {
+		return access, err
+	}
+	if under || was {
+		access.Fresh = o.pass.fresh
+	}
+	return access, nil
 }
 
 // recoveryKey reads what a person typed or a file holds, and wipes it.

@@ -18,6 +18,7 @@ const (
 	CodeVanished    reason.Code = "enroll-vanished"     // a record that was dropped instead of marked removed
 	CodeKey         reason.Code = "enroll-key"          // a key that is malformed, or of another type
 	CodeKeyFile     reason.Code = "enroll-key-file"     // a key file that cannot be used or written
+	CodePassphrase  reason.Code = "enroll-passphrase"   // a key file under a passphrase that was not given, or is another one
 	CodeRecovery    reason.Code = "enroll-recovery-key" // a recovery text with a typing error
 	CodeClient      reason.Code = "enroll-client"       // client certificate not issued by the membership key
 	CodeClientOld   reason.Code = "enroll-client-old"   // client certificate of a revoked generation

@@ -84,7 +84,7 @@ func TestKeyFile(t *testing.T) {
 	if err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("have mode %v (%v), want 0600", st.Mode(), err)
 	}
-	l, err := LoadKey(secret.Heap{}, path)
+	l, err := LoadKey(secret.Heap{}, path, nil)
 	if err != nil || !bytes.Equal(l.PublicKey(), k.PublicKey()) {
 		t.Fatalf("load: %v", err)
 	}
@@ -121,7 +121,7 @@ func TestKeyFile(t *testing.T) {
 		write("seed", changed(seedAt), 0o600), write("end", changed(len(good)-1), 0o600),
 		write("not-hex", append(append(bytes.Clone(good[:seedAt]), 'x'), good[seedAt+1:]...), 0o600),
 	} {
-		_, err := LoadKey(secret.Heap{}, p)
+		_, err := LoadKey(secret.Heap{}, p, nil)
 		wantCode(t, err, CodeKeyFile)
 		if err != nil && strings.Contains(err.Error(), hex.EncodeToString(bytes.Repeat([]byte{7}, 4))) {
 			t.Errorf("%s: the error shows the seed: %v", p, err)

@@ -29,7 +29,20 @@ func keyFileError(cause error, path, hint, text string) error {
 
 // SaveKey writes a key file that only its owner can read. It never overwrites, and returns when file and folder are on
 // the disk.
-func SaveKey(path string, k Key) (err error) {
+func SaveKey(path string, k Key) error {
+	return k.seed.Use(func(seed []byte) error {
+		b := make([]byte, 0, keyFileSize)
+		defer func() { clear(b[:cap(b)]) }()
+		b = append(b, keyFileHead...)
+		b = append(b, Fingerprint(k.public)...)
+		b = append(b, keyFileSeed...)
+		b = hex.AppendEncode(b, seed)
+		return saveFile(path, append(b, '\n'))
+	})
+}
+
+// saveFile writes a key file.
+func saveFile(path string, b []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return keyFileError(err, path, "choose another folder: a key is never overwritten", "create")
@@ -42,7 +55,11 @@ func SaveKey(path string, k Key) (err error) {
 			_ = os.Remove(path)
 		}
 	}()
-	if err := writeKey(f, k); err != nil {
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
 		_ = f.Close()
 		return keyFileError(err, path, "check the disk", "write")
 	}
@@ -55,22 +72,6 @@ func SaveKey(path string, k Key) (err error) {
 	return nil
 }
 
-func writeKey(f *os.File, k Key) error {
-	return k.seed.Use(func(seed []byte) error {
-		b := make([]byte, 0, keyFileSize)
-		defer func() { clear(b[:cap(b)]) }()
-		b = append(b, keyFileHead...)
-		b = append(b, Fingerprint(k.public)...)
-		b = append(b, keyFileSeed...)
-		b = hex.AppendEncode(b, seed)
-		b = append(b, '\n')
-		if _, err := f.Write(b); err != nil {
-			return err
-		}
-		return f.Sync()
-	})
-}
-
 func syncFolder(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -80,47 +81,73 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
-// LoadKey reads a key file. It refuses links, files that others may read, and files of another owner.
-func LoadKey(a secret.Allocator, path string) (Key, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+// LoadKey reads a key file. It refuses links, files that others may read, and files of another owner. A file under a
+// passphrase needs one: ask is called for it, and may be nil where there is nobody to ask ([CodePassphrase]).
+func LoadKey(a secret.Allocator, path string, ask Passphrase) (Key, error) {
+	b, err := readKeyFile(path)
 	if err != nil {
-		return Key{}, keyFileError(err, path, hintFolder, "open")
+		return Key{}, err
 	}
-	defer func() { _ = f.Close() }()
-	if err := checkKeyFile(f); err != nil {
-		return Key{}, keyFileError(err, path, "make it a plain file of the user who runs this: chmod 600, chown", "refused")
+	defer clear(b)
+	if len(b) == sealedSize {
+		return openKey(a, b, path, ask)
 	}
-	k, err := readKey(a, f)
+	k, err := readKey(a, b)
 	if err != nil {
 		return Key{}, keyFileError(err, path, "restore the file from its backup", "read")
 	}
 	return k, nil
 }
 
-func checkKeyFile(f *os.File) error {
+// UnderPassphrase reports whether a key file asks for a passphrase.
+func UnderPassphrase(path string) (bool, error) {
+	b, err := readKeyFile(path)
+	clear(b)
+	return len(b) == sealedSize, err
+}
+
+// readKeyFile reads a file that has the owner, mode and size of a key file. The caller wipes it.
+func readKeyFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, keyFileError(err, path, hintFolder, "open")
+	}
+	defer func() { _ = f.Close() }()
+	size, err := checkKeyFile(f)
+	if err != nil {
+		return nil, keyFileError(err, path, "make it a plain file of the user who runs this: chmod 600, chown", "refused")
+	}
+	b := make([]byte, size)
+	if _, err := io.ReadFull(f, b); err != nil {
+		clear(b)
+		return nil, keyFileError(err, path, "restore the file from its backup", "read")
+	}
+	return b, nil
+}
+
+func checkKeyFile(f *os.File) (size int64, err error) {
 	st, err := f.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	switch {
 	case !st.Mode().IsRegular():
-		return errors.New("not a plain file")
+		return 0, errors.New("not a plain file")
 	case st.Mode().Perm()&0o077 != 0:
-		return errors.New("others may use it: mode " + st.Mode().Perm().String())
+		return 0, errors.New("others may use it: mode " + st.Mode().Perm().String())
 	case !ok || sys.Uid != uint32(os.Geteuid()): // a user id
-		return errors.New("another user owns it")
-	case st.Size() != int64(keyFileSize):
-		return errors.New("not a key file of version 1")
+		return 0, errors.New("another user owns it")
+	case st.Size() != int64(keyFileSize) && st.Size() != int64(sealedSize):
+		return 0, errors.New("not a key file of version 1 or 2")
 	}
-	return nil
+	return st.Size(), nil
 }
 
-func readKey(a secret.Allocator, r io.Reader) (Key, error) {
-	b := make([]byte, keyFileSize)
-	defer clear(b)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return Key{}, err
+// readKey reads the bytes of a file of version 1.
+func readKey(a secret.Allocator, b []byte) (Key, error) {
+	if len(b) != keyFileSize {
+		return Key{}, errors.New("not a key file of version 1")
 	}
 	rest, ok := bytes.CutPrefix(b, []byte(keyFileHead))
 	if !ok {

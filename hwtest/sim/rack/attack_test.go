@@ -267,7 +267,7 @@ func total(st api.Status, code reason.Code) (n uint64) {
 // from whoever has one but no certificate for the configuration.
 func testUnderlayForgery(t *testing.T, r *simrack.Rack) {
 	s := r.Sled(1)
-	own, err := enroll.LoadKey(secret.Heap{}, filepath.Join(filepath.Dir(r.File), "membership.key"))
+	own, err := enroll.LoadKey(secret.Heap{}, filepath.Join(filepath.Dir(r.File), "membership.key"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,19 +70,43 @@ type Controller struct {
 	lrtq    map[ident.Baseboard]bool   // sleds that said that they hold a package of the older scheme
 }
 
-// NewRack makes the folder of a new rack with a random id. See [NewRackOf].
+// Access says how the file of the membership key is opened and written.
+type Access struct {
+	Passphrase enroll.Passphrase // asks for that of a file there is; nil: nobody can be asked
+	Fresh      enroll.Passphrase // asks for that of a file to be made; nil: it is made without
+}
+
+// save writes a key file.
+func (a Access) save(path string, k enroll.Key) error {
+	if a.Fresh == nil {
+		return enroll.SaveKey(path, k)
+	}
+	pass, err := a.Fresh()
+	defer clear(pass)
+	if err != nil {
+		return err
+	}
+	return enroll.SaveKeyUnder(path, k, pass, rand.Reader)
+}
+
+// NewRack is [Access.NewRack] with a key file without a passphrase.
 func NewRack(dir, name string) (fingerprint string, recovery []byte, err error) {
+	return Access{}.NewRack(dir, name)
+}
+
+// NewRack makes the folder of a new rack with a random id. See [Access.NewRackOf].
+func (a Access) NewRack(dir, name string) (fingerprint string, recovery []byte, err error) {
 	id, err := uuid.NewRandom()
 	if err != nil {
 		return "", nil, err
 	}
-	return NewRackOf(dir, name, ident.RackID(id))
+	return a.NewRackOf(dir, name, ident.RackID(id))
 }
 
 // NewRackOf makes the folder of a rack: keys, an empty enrolment set, a rack file to fill in. A rack that comes from the
 // older scheme keeps its id, which its disk keys depend on. It returns the fingerprint that goes into every sled's
 // configuration, and the recovery key, which is stored nowhere: show it once and wipe it.
-func NewRackOf(dir, name string, id ident.RackID) (fingerprint string, recovery []byte, err error) {
+func (a Access) NewRackOf(dir, name string, id ident.RackID) (fingerprint string, recovery []byte, err error) {
 	if !plainText(name) {
 		return "", nil, &reason.Error{
 			Code: CodeRackFile, Text: fmt.Sprintf("rack: name must be 1 to %d printable ASCII characters without quotes: have %.80q", maxName, name),
@@ -106,7 +130,7 @@ func NewRackOf(dir, name string, id ident.RackID) (fingerprint string, recovery 
 	if err := set.Sign(member); err != nil {
 		return "", nil, err
 	}
-	if err := enroll.SaveKey(filepath.Join(dir, keyFile), member); err != nil {
+	if err := a.save(filepath.Join(dir, keyFile), member); err != nil {
 		return "", nil, err
 	}
 	if err := journal.WriteFile(filepath.Join(dir, setFile), set.Encode(), 0o600); err != nil {
@@ -156,18 +180,21 @@ func writeRackFile(path, name string) error {
 	return nil
 }
 
+// Open is [Access.Open] for a key file without a passphrase.
+func Open(path string, tell func(Event)) (*Controller, error) { return Access{}.Open(path, tell) }
+
 // Open loads the rack file and what lies beside it. Progress goes to tell.
-func Open(path string, tell func(Event)) (*Controller, error) {
+func (a Access) Open(path string, tell func(Event)) (*Controller, error) {
 	f, err := Load(path)
 	if err != nil {
 		return nil, err
 	}
-	return openFile(f, tell)
+	return openFile(f, a.Passphrase, tell)
 }
 
-func openFile(f *File, tell func(Event)) (c *Controller, err error) {
+func openFile(f *File, ask enroll.Passphrase, tell func(Event)) (c *Controller, err error) {
 	c = &Controller{file: f, tell: tell, waiting: map[ident.Baseboard]string{}, lrtq: map[ident.Baseboard]bool{}}
-	if c.key, err = enroll.LoadKey(secret.Heap{}, filepath.Join(f.dir, keyFile)); err != nil {
+	if c.key, err = enroll.LoadKey(secret.Heap{}, filepath.Join(f.dir, keyFile), ask); err != nil {
 		return nil, err
 	}
 	if err := c.loadSet(); err != nil {

@@ -83,7 +83,7 @@ func newRack(t *testing.T, n int) *testRack {
 	_, recovery, err := controller.NewRack(r.dir, "test")
 	must(t, err)
 	r.recovery = recovery
-	key, err := enroll.LoadKey(secret.Heap{}, filepath.Join(r.dir, "membership.key"))
+	key, err := enroll.LoadKey(secret.Heap{}, filepath.Join(r.dir, "membership.key"), nil)
 	must(t, err)
 	defer key.Destroy()
 	b, err := os.ReadFile(filepath.Join(r.dir, "enrolment.cbor"))

@@ -23,11 +23,17 @@ type Recovered struct {
 	Change        *rack.Change `json:"change"` // the configuration that has a new certificate; null if none was committed
 }
 
+// Recover is [Access.Recover] for key files without a passphrase.
+func Recover(ctx context.Context, path string, recovery func() (enroll.Key, error), tell func(Event)) (*Recovered, error) {
+	return Access{}.Recover(ctx, path, recovery, tell)
+}
+
 // Recover replaces the membership key of the rack whose rack file is given, by the authority of the recovery key, which
 // recovery returns and this wipes; it is not asked for when an earlier run got beyond that. The old key is moved aside.
 // Every sled is given the new enrolment set, and every member a new certificate of what it has committed. It may be
 // broken off at any point and run again; until all members have answered it goes on with the same new key (recovery.md §7).
-func Recover(ctx context.Context, path string, recovery func() (enroll.Key, error), tell func(Event)) (*Recovered, error) {
+// Access.Fresh is asked for the new file's passphrase when that is made, Access.Passphrase whenever it is opened.
+func (a Access) Recover(ctx context.Context, path string, recovery func() (enroll.Key, error), tell func(Event)) (*Recovered, error) {
 	f, err := Load(path)
 	if err != nil {
 		return nil, err
@@ -37,11 +43,11 @@ func Recover(ctx context.Context, path string, recovery func() (enroll.Key, erro
 		return nil, err
 	}
 	defer func() { _ = j.Close() }()
-	k := &rekeying{file: f, recovery: recovery}
+	k := &rekeying{file: f, recovery: recovery, access: a}
 	if err := k.run(ctx); err != nil {
 		return nil, err
 	}
-	c, err := openFile(f, tell)
+	c, err := openFile(f, a.Passphrase, tell)
 	if err != nil {
 		return nil, err
 	}

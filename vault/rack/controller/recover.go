@@ -36,6 +36,7 @@ const (
 type rekeying struct {
 	file     *File
 	recovery func() (enroll.Key, error)
+	access   Access
 	set      *enroll.Set
 }
 
@@ -99,7 +100,7 @@ func (k *rekeying) begin(ctx context.Context, hint string) error {
 		return err
 	}
 	_ = os.Remove(k.path(newKeyFile)) // of a run that broke off while it wrote; no set names it
-	if err := enroll.SaveKey(k.path(newKeyFile), fresh); err != nil {
+	if err := k.access.save(k.path(newKeyFile), fresh); err != nil {
 		return err
 	}
 	return k.write(pendingFile, []byte("sledvault rack recover is under way\n"))
@@ -123,7 +124,7 @@ func (k *rekeying) newest(ctx context.Context, key enroll.Key, hint string) erro
 
 // replace makes the set that names the new key, and puts set and key in their places.
 func (k *rekeying) replace() error {
-	fresh, err := enroll.LoadKey(secret.Heap{}, k.path(newKeyFile))
+	fresh, err := enroll.LoadKey(secret.Heap{}, k.path(newKeyFile), k.access.Passphrase)
 	if err != nil {
 		return err
 	}
