@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/peer"
 	"github.com/sledvault/sledvault/vault/quorum"
@@ -110,12 +111,12 @@ func (d *driver) proxied(ctx context.Context, from ident.Baseboard, m wire.Proxy
 			answer(wire.ProxyCommitted{Status: rep.Status})
 			return nil
 		}
-		d.reasons.CountError(CodeProxyRefused, from.String(), rep.Err)
+		d.reasons.CountError(api.CodeProxyRefused, from.String(), rep.Err)
 		d.log.Warn("proxied request refused", "code", reason.CodeOf(rep.Err), "peer", from.String())
 		answer(d.refusal(m.Op, rep.Err))
 	default: // the node answers both at once
 		delete(d.replies, r.id)
-		refuse(CodeProxyRefused, "no answer of the node")
+		refuse(api.CodeProxyRefused, "no answer of the node")
 	}
 	return nil
 }

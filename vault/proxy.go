@@ -21,8 +21,6 @@ const (
 	CodeProxyNotConnected reason.Code = "proxy-not-connected"    // no connection to the destination
 	CodeProxyLost         reason.Code = "proxy-disconnected"     // the connection ended before the answer came
 	CodeProxyNoAnswer     reason.Code = "proxy-no-answer"        // none came in time
-	CodeProxyRefused      reason.Code = "proxy-refused"          // the destination refused, for a reason that the message cannot say
-	CodeProxyInvalid      reason.Code = "proxy-invalid-response" // an answer to another kind of request
 	CodeProxyForeign      reason.Code = "proxy-foreign-response" // an answer by another sled than the destination
 	CodeProxyUnknown      reason.Code = "proxy-unknown-response" // an answer that nobody waits for: late, or invented
 	CodeProxySelf         reason.Code = "proxy-self"             // this sled itself is the destination
@@ -162,8 +160,8 @@ func (p *proxies) response(from ident.Baseboard, m wire.ProxyResponse) {
 	case r.to != from:
 		p.reasons.Count(CodeProxyForeign, from.String(), "an answer to a request that went to "+r.to.String())
 	case !r.fits(m.Result):
-		err := reason.New(CodeProxyInvalid, hintProxyRefused, "vault: sled %s answered with %T, which does not fit the request", from, m.Result)
-		p.reasons.CountError(CodeProxyInvalid, from.String(), err)
+		err := reason.New(api.CodeProxyInvalid, hintProxyRefused, "vault: sled %s answered with %T, which does not fit the request", from, m.Result)
+		p.reasons.CountError(api.CodeProxyInvalid, from.String(), err)
 		p.end(m.ID, proxyAnswer{err: err})
 	default:
 		refusal, ok := m.Result.(*wire.ProxyError)
@@ -205,7 +203,7 @@ func proxyRefusal(to ident.Baseboard, e *wire.ProxyError) error {
 		return reason.New(quorum.CodeExpunged, hintProxyRefused, "vault: sled %s refused: expunged at epoch %d, told by %s", to, e.Epoch, e.From)
 	case wire.ProxyNoInnerError:
 	}
-	return reason.New(CodeProxyRefused, hintProxyRefused, "vault: sled %s refused the request", to)
+	return reason.New(api.CodeProxyRefused, hintProxyRefused, "vault: sled %s refused the request", to)
 }
 
 // proxy passes a request on to a peer.

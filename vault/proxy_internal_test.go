@@ -101,13 +101,13 @@ func TestProxyAnswers(t *testing.T) {
 			result wire.ProxyResult
 			code   reason.Code
 		}{
-			{"status for a commit", commit, wire.NodeStatus{}, CodeProxyInvalid},
-			{"committed for a status", wire.ProxyStatus{}, wire.ProxyCommitted{Status: quorum.Committed}, CodeProxyInvalid},
-			{"a commit's refusal for a prepare", prepare, &wire.ProxyError{Kind: wire.ProxyExpunged}, CodeProxyInvalid},
-			{"a prepare's refusal for a commit", commit, &wire.ProxyError{Kind: wire.ProxyExpunged, Prepare: true}, CodeProxyInvalid},
-			{"a commit's refusal for a status", wire.ProxyStatus{}, &wire.ProxyError{Kind: wire.ProxyNotPrepared}, CodeProxyInvalid},
-			{"no reason", commit, &wire.ProxyError{Kind: wire.ProxyNoInnerError}, CodeProxyRefused},
-			{"no reason for a status", wire.ProxyStatus{}, &wire.ProxyError{Kind: wire.ProxyNoInnerError}, CodeProxyRefused},
+			{"status for a commit", commit, wire.NodeStatus{}, api.CodeProxyInvalid},
+			{"committed for a status", wire.ProxyStatus{}, wire.ProxyCommitted{Status: quorum.Committed}, api.CodeProxyInvalid},
+			{"a commit's refusal for a prepare", prepare, &wire.ProxyError{Kind: wire.ProxyExpunged}, api.CodeProxyInvalid},
+			{"a prepare's refusal for a commit", commit, &wire.ProxyError{Kind: wire.ProxyExpunged, Prepare: true}, api.CodeProxyInvalid},
+			{"a commit's refusal for a status", wire.ProxyStatus{}, &wire.ProxyError{Kind: wire.ProxyNotPrepared}, api.CodeProxyInvalid},
+			{"no reason", commit, &wire.ProxyError{Kind: wire.ProxyNoInnerError}, api.CodeProxyRefused},
+			{"no reason for a status", wire.ProxyStatus{}, &wire.ProxyError{Kind: wire.ProxyNoInnerError}, api.CodeProxyRefused},
 			{"not prepared", commit, &wire.ProxyError{Kind: wire.ProxyNotPrepared, Epoch: 3}, quorum.CodeNotPrepared},
 			{"expunged", commit, &wire.ProxyError{Kind: wire.ProxyExpunged}, quorum.CodeExpunged},
 			{"expunged, prepare", prepare, &wire.ProxyError{Kind: wire.ProxyExpunged, Prepare: true}, quorum.CodeExpunged},
@@ -119,7 +119,7 @@ func TestProxyAnswers(t *testing.T) {
 			r.response(board("to"), wire.ProxyResponse{ID: id, Result: c.result})
 			want(t, c.name, out, c.code)
 		}
-		if r.log.Total(CodeProxyInvalid) != 5 || r.count() != 0 {
+		if r.log.Total(api.CodeProxyInvalid) != 5 || r.count() != 0 {
 			t.Errorf("%d requests left, %+v", r.count(), r.log.Entries())
 		}
 	})

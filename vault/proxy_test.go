@@ -1,16 +1,22 @@
 package vault_test
 
 import (
+	"context"
 	"crypto/ed25519"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault"
+	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/rack"
+	"github.com/sledvault/sledvault/vault/rack/controller"
 	"github.com/sledvault/sledvault/vault/rack/journal"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/wire"
@@ -81,7 +87,7 @@ func TestProxy(t *testing.T) {
 		"an epoch that is not prepared": {to, quorum.Commit{RackID: cfg.RackID, Epoch: 2, Certificate: &other}, quorum.CodeNotPrepared},
 		"another rack":                  {to, quorum.Commit{RackID: ident.RackID{1}, Epoch: 1, Certificate: cert}, quorum.CodeInvalidRackID},
 		"no certificate":                {to, quorum.Commit{RackID: cfg.RackID, Epoch: 1}, quorum.CodeCertificateMissing},
-		"a certificate of another one":  {to, quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: &other}, vault.CodeProxyRefused},
+		"a certificate of another one":  {to, quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: &other}, api.CodeProxyRefused},
 		"itself":                        {r.sleds[0].board(), quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: cert}, vault.CodeProxySelf},
 		"nobody":                        {ident.Baseboard{Part: "p", Serial: "none"}, quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: cert}, vault.CodeProxyNotConnected},
 	} {
@@ -152,5 +158,46 @@ func rogueProxy(t *testing.T) {
 	}
 	if _, err := ds[2].ProxyStatus(t.Context(), victim.board()); err != nil {
 		t.Errorf("during the flood another member asks: %v", err)
+	}
+}
+
+// unreachable gives the operator a rack file in which nothing listens at the sled's underlay address.
+func (s *testSled) unreachable() {
+	t := s.rack.t
+	t.Helper()
+	path := filepath.Join(s.rack.dir, "rack", controller.RackFile)
+	b, err := os.ReadFile(path)
+	must(t, err)
+	dead := strings.TrimSuffix(s.cfg.Underlay.Listen, ":12350") + ":12351"
+	next := strings.ReplaceAll(string(b), s.cfg.Underlay.Listen, dead)
+	if next == string(b) {
+		t.Fatalf("%s is not in the rack file", s.cfg.Underlay.Listen)
+	}
+	must(t, os.WriteFile(path, []byte(next), 0o600))
+}
+
+// TestChangeThroughPeers: a sled that the controller cannot reach takes part in a rotation, also if it missed the prepare,
+// and its disk moves like the others'.
+func TestChangeThroughPeers(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	s := r.sleds[2]
+	s.unreachable()
+	r.changed(rotate)
+	s.rotatedTo(2)
+	s.stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if ch, err := r.controller().Rotate(ctx); reason.CodeOf(err) != controller.CodeWaiting || ch.Phase != rack.Decided {
+		t.Fatalf("a rotation without %s: %v", s.name, err)
+	}
+	s.start()
+	r.changed(rotate) // goes on
+	s.rotatedTo(3)
+	opens(t, r.sleds...)
+	st, err := r.controller().Status(t.Context())
+	must(t, err)
+	if st.Change.Epoch != 3 || st.Sleds[2].Status != nil || len(st.Waits) != 0 {
+		t.Errorf("status: %+v, waits %+v", st.Change, st.Waits)
 	}
 }

@@ -6,6 +6,13 @@ import (
 
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/reason"
+)
+
+// What a sled says about a peer that it asked on somebody's behalf. Another sled may do better.
+const (
+	CodeProxyRefused reason.Code = "proxy-refused"          // the destination refused, for a reason that the message cannot say
+	CodeProxyInvalid reason.Code = "proxy-invalid-response" // an answer to another kind of request
 )
 
 // ProxyCommitRequest asks a sled to pass a commit on to another one.

@@ -376,13 +376,13 @@ func (c *Controller) commit(ctx context.Context, j *journal.Journal, st *rack.St
 // commitOne commits at one member: plainly where it has acknowledged the prepare, with the whole configuration where
 // it has not or says so.
 func (c *Controller) commitOne(ctx context.Context, id ident.RackID, ch *rack.Change, full api.PrepareAndCommitRequest, m ident.Baseboard) error {
-	return c.insist(ctx, m, func(s *Sledlink) error {
-		st, err := s.Commit(ctx, api.CommitRequest{RackID: id, Epoch: ch.Epoch, Certificate: full.Certificate})
+	return c.reach(ctx, m, func(ctx context.Context, n node) error {
+		st, err := n.Commit(ctx, api.CommitRequest{RackID: id, Epoch: ch.Epoch, Certificate: full.Certificate})
 		if reason.CodeOf(err) == quorum.CodeNotPrepared {
-			st, err = s.PrepareAndCommit(ctx, full)
+			st, err = n.PrepareAndCommit(ctx, full)
 		}
 		if err == nil && st != quorum.Committed {
-			if err := superseded(ctx, s, ch); err != nil {
+			if err := superseded(ctx, n, ch); err != nil {
 				return err
 			}
 			err = reason.Later("rack-commit-pending", "", "rack: %s computes its share", c.label(m))
@@ -393,12 +393,20 @@ func (c *Controller) commitOne(ctx context.Context, id ident.RackID, ch *rack.Ch
 
 // insist runs f on a proved connection to the sled, again and again while what fails may succeed later.
 func (c *Controller) insist(ctx context.Context, b ident.Baseboard, f func(*Sledlink) error) error {
-	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
+	return c.again(ctx, b, func() error {
 		s, err := c.link(ctx, b)
-		if err == nil {
-			err = f(s)
-			_ = s.Close()
+		if err != nil {
+			return err
 		}
+		defer func() { _ = s.Close() }()
+		return f(s)
+	})
+}
+
+// again runs f until it succeeds, fails for good, or ctx ends. It tells why it waits for the sled.
+func (c *Controller) again(ctx context.Context, b ident.Baseboard, f func() error) error {
+	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
+		err := f()
 		if err == nil || reason.RemedyOf(err) != reason.Retry {
 			return err
 		}

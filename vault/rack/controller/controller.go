@@ -67,6 +67,7 @@ type Controller struct {
 
 	mu      sync.Mutex
 	waiting map[ident.Baseboard]string // last reason told per sled, so that each is told once
+	told    map[toldKey]bool           // what sayOnce has said
 	lrtq    map[ident.Baseboard]bool   // sleds that said that they hold a package of the older scheme
 }
 
@@ -255,6 +256,25 @@ func (c *Controller) waitingFor(b ident.Baseboard, err error) {
 	if text := err.Error(); c.waiting[b] != text {
 		c.waiting[b] = text
 		c.say(b, "waiting: %s", text)
+	}
+}
+
+// toldKey is a topic about a sled.
+type toldKey struct {
+	sled  ident.Baseboard
+	topic string
+}
+
+// sayOnce tells something about a sled unless something was told under that topic.
+func (c *Controller) sayOnce(b ident.Baseboard, topic, text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.told[toldKey{b, topic}] {
+		if c.told == nil {
+			c.told = map[toldKey]bool{}
+		}
+		c.told[toldKey{b, topic}] = true
+		c.say(b, "%s", text)
 	}
 }
 

@@ -262,7 +262,7 @@ func (r *run) commit(parent context.Context, enough func() bool) error {
 // whether the rack has gone on since.
 func (r *run) commitAt(ctx context.Context, ch *rack.Change, full api.PrepareAndCommitRequest, m ident.Baseboard) error {
 	if r.earlier == ch {
-		if err := r.c.insist(ctx, m, func(s *Sledlink) error { return superseded(ctx, s, ch) }); err != nil {
+		if err := r.c.reach(ctx, m, func(ctx context.Context, n node) error { return superseded(ctx, n, ch) }); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sledvault/sledvault/rot"
@@ -73,7 +74,9 @@ type fakeSled struct {
 	forget    bool          // loses its memory at the first acknowledged prepare, as a restart does
 	liar      bool          // makes another configuration than it was asked for
 	state     api.State
-	enrol     *enroller // nil: it was enrolled before the test
+	linked    atomic.Bool // the others say that they are connected to it, and pass requests on
+	noProxy   error       // what it answers instead of passing a request on
+	enrol     *enroller   // nil: it was enrolled before the test
 }
 
 // newRack makes an enrolled rack of n running sleds.
@@ -207,7 +210,56 @@ func (s *fakeSled) Status(context.Context) api.Status {
 	for e := range s.commits {
 		q.Commits = append(q.Commits, e)
 	}
+	for _, o := range s.rack.sleds {
+		if o != s && o.linked.Load() {
+			q.ConnectedPeers = append(q.ConnectedPeers, o.ID)
+		}
+	}
 	return api.Status{Baseboard: &s.ID, State: s.state, Quorum: q}
+}
+
+// passOn finds the sled that a proxied request is for.
+func (s *fakeSled) passOn(to ident.Baseboard) (*fakeSled, error) {
+	s.count("proxy")
+	if s.noProxy != nil {
+		return nil, s.noProxy
+	}
+	for _, o := range s.rack.sleds {
+		if o.ID == to && o.linked.Load() {
+			return o, nil
+		}
+	}
+	return nil, reason.Later("proxy-not-connected", "hint", "fake: no connection to %s", to)
+}
+
+// ProxyCommit implements [api.Node].
+func (s *fakeSled) ProxyCommit(ctx context.Context, to ident.Baseboard, r quorum.Commit) (quorum.CommitStatus, error) {
+	o, err := s.passOn(to)
+	if err != nil {
+		return "", err
+	}
+	return o.Commit(ctx, r)
+}
+
+// ProxyPrepareAndCommit implements [api.Node].
+func (s *fakeSled) ProxyPrepareAndCommit(ctx context.Context, to ident.Baseboard, r quorum.PrepareAndCommit) (quorum.CommitStatus, error) {
+	o, err := s.passOn(to)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithCancel(ctx) // a sled that is asked this way answers at once
+	cancel()
+	return o.PrepareAndCommit(ctx, r)
+}
+
+// ProxyStatus implements [api.Node].
+func (s *fakeSled) ProxyStatus(ctx context.Context, to ident.Baseboard) (st api.NodeStatus, err error) {
+	o, err := s.passOn(to)
+	if err != nil {
+		return st, err
+	}
+	st.PersistentState.Commits = o.Status(ctx).Quorum.Commits
+	return st, nil
 }
 
 // Reconfigure implements [api.Node]: the checks that the controller has to cope with, then every sled that runs prepares.

@@ -9,7 +9,6 @@ import (
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/reason"
-	"github.com/sledvault/sledvault/vault/wire"
 )
 
 // recover fills an empty journal from what the sleds hold. All of them must answer but those that are to be removed: one
@@ -48,16 +47,12 @@ func (r *run) catchUp(ctx context.Context) error {
 }
 
 // superseded reports whether a sled that did not commit an epoch has committed a later one.
-func superseded(ctx context.Context, s *Sledlink, ch *rack.Change) error {
-	raw, err := s.Config(ctx)
-	if err != nil {
+func superseded(ctx context.Context, n node, ch *rack.Change) error {
+	e, err := n.newest(ctx)
+	if err != nil || e <= ch.Epoch {
 		return err
 	}
-	cfg, err := wire.DecodeConfigurationJSON(raw.Config)
-	if err != nil || cfg == nil || cfg.Epoch <= ch.Epoch {
-		return nil // what it is behind in is the commit's matter
-	}
-	return reason.New(CodeSuperseded, "restore the newest journal.json, or run the command again", "rack: epoch %d: a sled has committed epoch %d", ch.Epoch, cfg.Epoch)
+	return reason.New(CodeSuperseded, "restore the newest journal.json, or run the command again", "rack: epoch %d: a sled has committed epoch %d", ch.Epoch, e)
 }
 
 // errHoldsState refuses a removed sled that was not reset: it knows that it is out, and would never commit.

@@ -28,6 +28,9 @@ func (c *Controller) waits(ch *rack.Change, reports []Report) []Wait {
 	coordinator := c.report(reports, ch.Coordinator)
 	for _, m := range ch.Missing() {
 		w := Wait{Sled: c.label(m), Why: sledWhy(c.report(reports, m))}
+		if r := c.report(reports, m); r != nil && r.Status == nil && ch.Phase == rack.Decided {
+			w.Why += "; " + c.wayTo(m, reports)
+		}
 		switch {
 		case w.Why != "":
 		case ch.Phase == rack.Decided:
@@ -42,6 +45,16 @@ func (c *Controller) waits(ch *rack.Change, reports []Report) []Wait {
 		out = append(out, w)
 	}
 	return out
+}
+
+// wayTo says through whom a sled that does not answer can be told of a decision.
+func (c *Controller) wayTo(b ident.Baseboard, reports []Report) string {
+	for i := range reports {
+		if connects(&reports[i], b) {
+			return reports[i].Sled.Label() + " is connected to it and can pass the decision on: run the command again that began the change"
+		}
+	}
+	return "no other sled that answers is connected to it"
 }
 
 func (c *Controller) report(reports []Report, b ident.Baseboard) *Report {
