@@ -10,7 +10,7 @@ ACTIONS ?= 3000000
 # The linter is not built in .ci/run: that takes over a minute. One on PATH is taken there as it is.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build release check test race demo bench bench-peers bench-boot bench-handshake fuzz-smoke sim kill leak lint fmt vuln docs tpmsim clean
+.PHONY: build release check test race demo bench bench-peers bench-boot bench-handshake fuzz-smoke sim kill leak model model-long model-traces lint fmt vuln docs tpmsim clean
 
 build: ## static binaries in bin/, for tests and the demo too
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -54,6 +54,15 @@ kill: ## SIGKILL before every system call of a save, a start, an enrolment, a ro
 
 leak: ## timing leakage of the field arithmetic, with a positive control
 	$(GO) test -tags leak -run Leak -count=1 -v ./vault/gfss
+
+model: ## the formal model of the protocol under TLC, and rules broken on purpose (fetches TLC; installs Java as root)
+	.ci/model
+
+model-long: ## the same in larger bounds
+	.ci/model long
+
+model-traces: ## runs of the simulated cluster must be behaviours of the model
+	.ci/model traces
 
 tpmsim: ## the TPM suites on the in-process simulator as well (needs gcc and libssl-dev)
 	$(GO) test -tags tpmsim ./tpm/... ./sealing/...
