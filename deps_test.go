@@ -33,12 +33,13 @@ tpm, rot, vault/secret, vault/ident < sealing;
 vault/wire, sealing < vault/ledger;
 vault/wire, rot/channel < vault/peer;
 vault/wire < vault/unlock;
+vault/wire < vault/lrtqnet;
 vault/wire, rot/channel < vault/api < vault/api/client;
 vault/quorum < vault/rack;
 vault/quorum < vault/quorum/reference < vault/quorum/replay;
 vault/rack, vault/api < vault/rack/journal;
 vault/rack/journal, vault/api/client, rot/channel, tpm < vault/rack/controller;
-internal/lockedmem, internal/landlock, sp, sealing, rot/channel, vault/ledger, vault/peer, vault/unlock, vault/api < vault;
+internal/lockedmem, internal/landlock, sp, sealing, rot/channel, vault/ledger, vault/peer, vault/lrtqnet, vault/unlock, vault/api < vault;
 `
 
 // pure packages touch nothing but their arguments. vault/secret may wipe and redact (runtime, log/slog), and lock,
