@@ -6,6 +6,7 @@ import (
 
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/keys"
+	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/unlock"
 	"github.com/sledvault/sledvault/vault/wire"
@@ -28,6 +29,9 @@ type orphan struct {
 func (s *disks) orphans(ctx context.Context, st *store) (out []orphan) {
 	rack, _ := s.d.rack()
 	last, ok := st.snapshot().Quorum.LatestCommitted()
+	if !ok && s.d.lrtqServer() != nil {
+		last, ok = quorum.LRTQEpoch, true
+	}
 	if !ok {
 		return nil
 	}

@@ -68,7 +68,7 @@ func (d *Daemon) readIdentity(ctx context.Context) error {
 	if err != nil {
 		return retry(err)
 	}
-	d.setIdentity(id.Baseboard)
+	d.setIdentity(id.Baseboard, id.Revision)
 	d.log.Info("identity", "sled", id.Baseboard.String(), "revision", id.Revision)
 	return nil
 }

@@ -188,7 +188,7 @@ func DefaultConfig() Config {
 		SP:     SPConfig{Baud: 3_000_000, Deadline: Duration(30 * time.Second)},
 		API:    APIConfig{Socket: "/run/sledvault/api.sock"},
 		Unlock: UnlockConfig{Deadline: Duration(2 * time.Minute)},
-		LRTQ:   LRTQConfig{Ledgers: []string{}},
+		LRTQ:   LRTQConfig{Ledgers: []string{}, Peers: []string{}},
 		Log:    LogConfig{Level: "info", Format: "text"},
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/ledger"
+	"github.com/sledvault/sledvault/vault/lrtqnet"
 	"github.com/sledvault/sledvault/vault/peer"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/unlock"
@@ -62,6 +63,7 @@ type Daemon struct {
 	lost     error // why the seal is lost
 	sp       *sp.Client
 	id       ident.Baseboard
+	revision uint32 // of the board, for the older scheme
 	tpm      *tpm.TPM
 	tpmID    api.TPMIdentity
 	srk      []byte           // SRK Name at the start
@@ -75,6 +77,8 @@ type Daemon struct {
 	network  *network
 	peers    *peer.Manager
 	driver   *driver
+	// oldScheme serves the older scheme; nil while it is not served.
+	oldScheme *lrtqnet.Server
 	// agentPeers is the list of peer addresses that the bootstrap agent gave; nil: the configuration's.
 	agentPeers []string
 }
@@ -240,7 +244,11 @@ func orNothing(s string) string {
 
 func (d *Daemon) setSP(c *sp.Client) { d.mu.Lock(); defer d.mu.Unlock(); d.sp = c }
 
-func (d *Daemon) setIdentity(b ident.Baseboard) { d.mu.Lock(); defer d.mu.Unlock(); d.id = b }
+func (d *Daemon) setIdentity(b ident.Baseboard, revision uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.id, d.revision = b, revision
+}
 
 func (d *Daemon) identity() ident.Baseboard { d.mu.RLock(); defer d.mu.RUnlock(); return d.id }
 

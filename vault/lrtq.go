@@ -6,10 +6,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
+	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/lrtq"
+	"github.com/sledvault/sledvault/vault/lrtqnet"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/wire"
 )
@@ -19,6 +24,11 @@ type LRTQConfig struct {
 	// Ledgers are the copies of bootstore-fsm-state.json. They are read once, while the sled knows no configuration of the
 	// trust quorum; none, or none that is there, means that the sled never had the older scheme.
 	Ledgers []string `toml:"ledgers"`
+	// Serve has the sled speak the older scheme with the others until its first commit of the trust quorum. Nobody proves
+	// anything there: see threat-model.md §4.
+	Serve  bool     `toml:"serve"`
+	Listen string   `toml:"listen"` // "[ip]:port", IPv6; usually port 12347
+	Peers  []string `toml:"peers"`  // "[ip]:port" of every sled; the own address may be among them
 }
 
 // Reasons of taking over from the older scheme.
@@ -28,6 +38,9 @@ const (
 	CodeLRTQRack    reason.Code = "lrtq-other-rack"     // the package of the older scheme belongs to another rack
 	CodeLRTQTaken   reason.Code = "lrtq-taken-over"     // the package of the older scheme is in the sealed state now
 )
+
+// CodeLRTQServing says that the older scheme is served: shares are given to whoever asks.
+const CodeLRTQServing reason.Code = "lrtq-serving"
 
 const maxLRTQLedgers = 8
 
@@ -39,6 +52,20 @@ func (c *LRTQConfig) validate() error {
 		if !filepath.IsAbs(p) {
 			return fmt.Errorf("[lrtq] ledgers must be absolute paths: have %.120q", p)
 		}
+	}
+	if !c.Serve {
+		return nil
+	}
+	listen, err := netip.ParseAddrPort(c.Listen)
+	if err != nil || !listen.Addr().Is6() || listen.Addr().Is4In6() || listen.Addr().IsUnspecified() || listen.Addr().Zone() != "" {
+		return fmt.Errorf("[lrtq] listen must be [ip]:port with an IPv6 address of this sled: have %.60q", c.Listen)
+	}
+	peers, err := parseAddrs(c.Peers)
+	switch {
+	case err != nil:
+		return fmt.Errorf("[lrtq] %w", err)
+	case len(peers) == 0:
+		return errors.New("[lrtq] peers must name the other sleds: nobody else is let in")
 	}
 	return nil
 }
@@ -135,4 +162,111 @@ func (d *Daemon) readLRTQLedger(path string) (l wire.LRTQLedger, err error) {
 		return l, err
 	}
 	return wire.DecodeLRTQLedger(d.alloc, b)
+}
+
+// lrtqPause is how long the sled waits before it tries to serve the older scheme again, or to open its disks by it.
+const lrtqPause = 2 * time.Second
+
+// lrtqServer is the running server of the older scheme, nil if it is not served.
+func (d *Daemon) lrtqServer() *lrtqnet.Server { d.mu.RLock(); defer d.mu.RUnlock(); return d.oldScheme }
+
+func (d *Daemon) setLRTQServer(s *lrtqnet.Server) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.oldScheme = s
+	d.changes.bump()
+}
+
+// serveLRTQ speaks the older scheme, if the operator asked for it, until ctx ends or the trust quorum commits for the
+// first time. A sled whose address cannot be opened boots without.
+func (d *Daemon) serveLRTQ(ctx context.Context) {
+	if !d.cfg.LRTQ.Serve {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { d.endLRTQ(ctx, cancel) })
+	for ctx.Err() == nil && d.getStore().snapshot().Quorum.LRTQOnly() {
+		if err := d.runLRTQ(ctx); err != nil && ctx.Err() == nil {
+			d.reasons.CountError(CodeLRTQServing, "", err)
+			d.log.Error("the older scheme is not served", "err", err, "hint", reason.HintOf(err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lrtqPause):
+		}
+	}
+}
+
+// endLRTQ calls end when the trust quorum has committed, or removed this sled.
+func (d *Daemon) endLRTQ(ctx context.Context, end func()) {
+	for {
+		st, _, changed := d.getDriver().Status()
+		if len(st.Commits) > 0 || st.Expunged != nil {
+			end()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+func (d *Daemon) runLRTQ(ctx context.Context) error {
+	common, err := d.getStore().snapshot().Quorum.LRTQ.Clone(d.alloc)
+	if err != nil {
+		return err
+	}
+	listen, _ := netip.ParseAddrPort(d.cfg.LRTQ.Listen) // the configuration was checked
+	peers, _ := parseAddrs(d.cfg.LRTQ.Peers)
+	s, err := lrtqnet.New(lrtqnet.Config{
+		ID: d.lrtqBoard(), Listen: listen, Peers: peers, Package: common,
+		Alloc: d.alloc, Rand: d.rand, Reasons: d.reasons, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.Listen(ctx); err != nil {
+		common.Destroy()
+		return err
+	}
+	d.reasons.Count(CodeLRTQServing, "", "on "+listen.String()+", until the first commit of the trust quorum")
+	d.log.Warn("SERVING the older scheme: whoever connects from a configured address is given this sled's share of it", "listen", listen)
+	d.setLRTQServer(s)
+	defer d.setLRTQServer(nil)
+	opening, stop := context.WithCancel(ctx)
+	opened := make(chan struct{})
+	go func() { defer close(opened); d.openByLRTQ(opening) }()
+	err = s.Run(ctx)
+	stop()
+	<-opened
+	d.log.Info("the older scheme is not served any more")
+	return err
+}
+
+// lrtqBoard is who this sled is in the older scheme.
+func (d *Daemon) lrtqBoard() lrtq.Board {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return lrtq.Board{Kind: lrtq.Gimlet, Identifier: d.id.Serial, Model: d.id.Part, Revision: d.revision}
+}
+
+// openByLRTQ opens disks of epoch 1 with the older scheme's secret, before the rack is upgraded.
+func (d *Daemon) openByLRTQ(ctx context.Context) {
+	for ctx.Err() == nil {
+		st := d.getStore()
+		if len(d.disks.orphans(ctx, st))+len(d.disks.locked(st)) > 0 {
+			if err := d.disks.open(ctx); err != nil && ctx.Err() == nil {
+				d.reasons.CountError(api.CodeInternal, "", err)
+				d.log.Warn("disks of epoch 1", "err", err, "hint", reason.HintOf(err))
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lrtqPause):
+		}
+	}
 }

@@ -3,8 +3,10 @@ package vault_test
 import (
 	"context"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,5 +164,87 @@ func TestLRTQLedgerRefused(t *testing.T) {
 			st, err := s.local().Status(t.Context())
 			return err == nil && st.Quorum != nil && st.Quorum.LRTQ
 		})
+	}
+}
+
+// TestLRTQServed has sleds speak the older scheme before the upgrade: a disk of epoch 1 opens by it. The first commit of the
+// trust quorum ends it, and the disk stays open and moves on.
+func TestLRTQServed(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 3)
+	r.sleds[0].encryptedAt1(r.bornLRTQ())
+	var peers []string
+	for range r.sleds {
+		ln, err := net.Listen("tcp", "[::1]:0")
+		if err != nil {
+			t.Skipf("no IPv6 here: %v", err)
+		}
+		peers = append(peers, ln.Addr().String())
+		must(t, ln.Close())
+	}
+	for i, s := range r.sleds {
+		s.cfg.LRTQ.Serve, s.cfg.LRTQ.Listen, s.cfg.LRTQ.Peers = true, peers[i], peers
+		must(t, s.cfg.Validate())
+		s.start()
+	}
+	r.enroll()
+	s := r.sleds[0]
+	s.await("its disk open by the older scheme", func(s *testSled) bool {
+		st, err := s.local().Status(t.Context())
+		return err == nil && st.State == "claimed" && st.LRTQ != nil && st.Disks[0].State == "unlocked" && st.Disks[0].Epoch == 1
+	})
+	s.checkPattern(0)
+	st, err := s.local().Status(t.Context())
+	must(t, err)
+	counted := map[reason.Code]bool{}
+	for _, e := range st.Reasons {
+		counted[e.Code] = true
+	}
+	if !counted[vault.CodeLRTQServing] || !counted[vault.CodeLRTQTaken] {
+		t.Errorf("not visible in status: %+v", st.Reasons)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = r.controller().UpgradeLRTQ(ctx)
+	must(t, err)
+	for _, s := range r.sleds {
+		s.await("the end of the older scheme", func(s *testSled) bool {
+			st, err := s.local().Status(t.Context())
+			return err == nil && st.State == "member" && st.LRTQ == nil
+		})
+		if _, err := net.Dial("tcp", s.cfg.LRTQ.Listen); err == nil {
+			t.Errorf("%s still listens", s.name)
+		}
+	}
+	s.await("epoch 2 of its disk", func(s *testSled) bool {
+		d, err := s.local().Disks(t.Context())
+		return err == nil && d[0].State == "unlocked" && d[0].Epoch == 2
+	})
+	s.checkPattern(0)
+	s.powerCycle(firmware.Options{})
+	s.await("its disk open by the trust quorum", func(s *testSled) bool {
+		st, err := s.local().Status(t.Context())
+		return err == nil && st.LRTQ == nil && st.Disks[0].State == "unlocked"
+	})
+}
+
+func TestLRTQConfigRefused(t *testing.T) {
+	t.Parallel()
+	if vault.DefaultConfig().LRTQ.Serve {
+		t.Error("the older scheme is served by default")
+	}
+	for name, c := range map[string]vault.LRTQConfig{
+		"relative": {Ledgers: []string{"a"}}, "nine": {Ledgers: slices.Repeat([]string{"/a"}, 9)}, "no address": {Serve: true, Peers: []string{"[::1]:1"}},
+		"IPv4": {Serve: true, Listen: "127.0.0.1:1", Peers: []string{"[::1]:1"}}, "any": {Serve: true, Listen: "[::]:1", Peers: []string{"[::1]:1"}},
+		"no peers": {Serve: true, Listen: "[::1]:1"}, "a name": {Serve: true, Listen: "[::1]:1", Peers: []string{"sled:1"}},
+	} {
+		cfg := vault.DefaultConfig()
+		cfg.State.Copies, cfg.SP.Port = []string{"/a", "/b"}, "/c"
+		cfg.Peer.Listen, cfg.Underlay.Listen = "127.0.0.1:1", "127.0.0.1:2"
+		must(t, cfg.Validate())
+		cfg.LRTQ = c
+		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "[lrtq]") {
+			t.Errorf("%s: have %v", name, err)
+		}
 	}
 }

@@ -95,6 +95,7 @@ func (d *Daemon) startPeers(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.peers, d.driver = m, drv
+	net.wg.Go(func() { d.serveLRTQ(net.ctx) }) // waits for d.mu
 	return nil
 }
 

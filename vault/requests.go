@@ -34,11 +34,11 @@ func (d *Daemon) awaitBoot(ctx context.Context) error {
 		if d.getState() == api.StateExpunged {
 			return errRemoved()
 		}
-		if d.getDriver() != nil && d.getState() == api.StateMember {
+		if d.hasSecrets() {
 			return nil
 		}
 		changed := d.boot.changed()
-		if d.getDriver() != nil && d.getState() == api.StateMember {
+		if d.hasSecrets() {
 			return nil
 		}
 		if b := d.boot.snapshot(); b.Error != nil && !b.Error.Retry {
@@ -50,6 +50,11 @@ func (d *Daemon) awaitBoot(ctx context.Context) error {
 		case <-changed:
 		}
 	}
+}
+
+// hasSecrets reports whether the sled has a scheme to ask for rack secrets: as a member, or by the older one.
+func (d *Daemon) hasSecrets() bool {
+	return d.getDriver() != nil && (d.getState() == api.StateMember || d.lrtqServer() != nil)
 }
 
 // stuck is the reason why the boot does not go on, as an error for a caller.

@@ -43,6 +43,9 @@ func (d *Daemon) Status(context.Context) api.Status {
 	if peers != nil {
 		s.Peers = peers.Status()
 	}
+	if old := d.lrtqServer(); old != nil {
+		s.LRTQ = old.Status()
+	}
 	s.Alarms = []api.Alarm{}
 	if drv != nil {
 		st, _, _ := drv.Status()

@@ -47,7 +47,7 @@ func (a *app) rackNewCommand(o *rackOptions) *cobra.Command {
 			"fingerprint that goes into every sled's configuration, and the recovery key, which is stored nowhere:\n" +
 			"write it down and keep it away from the rack. With --passphrase the file of the membership key is encrypted;\n" +
 			"every rack command then asks for the passphrase, at the terminal or from --passphrase-fd.",
-		Example: "  sledvault rack new /root/rack --name left\n  sledvault rack new /root/rack --passphrase",
+		Example: "  sledvault rack new /root/rack --name left\n  sledvault rack new /root/rack --passphrase\n  sledvault rack new /root/rack --rack-id 00112233-4455-4677-8899-aabbccddeeff",
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir, err := filepath.Abs(args[0])
 			if err != nil {

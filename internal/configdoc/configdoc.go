@@ -83,6 +83,10 @@ func Tables() []Table {
 		{Name: "lrtq", Text: "The older scheme, for a rack that comes from it.", Keys: []Key{
 			{Name: "ledgers", Default: `[]`, Example: `["/mnt/a/bootstore-fsm-state.json", "/mnt/b/bootstore-fsm-state.json"]`, Text: "Copies of the ledger that the older scheme left. They are read once, while the sled knows no configuration of the trust quorum; " +
 				"one that is absent is passed over, one that is damaged is an error unless another can be read. sledvault ledger show says what is in one."},
+			{Name: "serve", Default: `false`, Text: "Speak the older scheme with the other sleds until the first commit of the trust quorum: disks of epoch 1 open before the rack is upgraded, and sleds that still run the old software are given shares. " +
+				"Nobody proves anything there: whoever connects from a configured address and names the rack is given this sled's share."},
+			{Name: "listen", Default: `""`, Example: `"[fd00::1]:12347"`, Text: "This sled's IPv6 address and port for the older scheme. It must be the address by which the others know it."},
+			{Name: "peers", Default: `[]`, Example: `["[fd00::1]:12347", "[fd00::2]:12347"]`, Text: "The addresses of all sleds in the older scheme. Connections from elsewhere are refused."},
 		}},
 		{Name: "metrics", Text: "Metrics in Prometheus' text format, at /metrics.", Keys: []Key{
 			{Name: "listen", Default: `""`, Example: `"127.0.0.1:9351"`, Text: "Address and port; none if empty. Whoever reaches it reads states and counters; there are no secrets in them."},

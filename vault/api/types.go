@@ -33,6 +33,7 @@ type Status struct {
 	Seal      *Seal            `json:"seal"`
 	Network   *NetworkStatus   `json:"network_config"` // null if there is none
 	Peers     any              `json:"peers"`          // peers.md; null before the peer network is up
+	LRTQ      any              `json:"lrtq"`           // lrtq.md §4; null while the older scheme is not served
 	Disks     []Disk           `json:"disks"`
 	SP        any              `json:"sp"` // sp-wire.md, counters of the serial line
 	Claim     Claim            `json:"claim"`

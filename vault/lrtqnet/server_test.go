@@ -309,16 +309,31 @@ func TestRefuses(t *testing.T) {
 	await(t, "its peer", func() bool { return len(s.Status().Node.Peers) == 1 })
 }
 
-// TestStrangers: only configured addresses are let in.
-func TestStrangers(t *testing.T) {
+// TestAttack holds the answers to known attacks, by the names that docs/threat-model.md uses.
+func TestAttack(t *testing.T) {
 	t.Parallel()
-	addrs := free(t, 1)
-	pkgs, _ := packages(t, 3)
-	s := serve(t, 0, pkgs[0].Common, addrs[0], []netip.AddrPort{netip.MustParseAddrPort("[fd00::1]:12347")}, quick)
-	dial(t, addrs[0]).closed()
-	if s.reasons.Total(lrtqnet.CodeStranger) != 1 {
-		t.Errorf("have %+v", s.reasons.Entries())
-	}
+	// The older scheme gives a share to whoever asks. Where the operator serves it, only configured addresses are let in,
+	// no spare share can be had, and every share that leaves is counted with its receiver.
+	t.Run("unauthenticated-key-service", func(t *testing.T) {
+		t.Parallel()
+		addrs := free(t, 2)
+		pkgs, _ := packages(t, 3)
+		s := serve(t, 0, pkgs[0].Common, addrs[0], []netip.AddrPort{netip.MustParseAddrPort("[fd00::1]:12347")}, quick)
+		dial(t, addrs[0]).closed()
+		if s.reasons.Total(lrtqnet.CodeStranger) != 1 || s.reasons.Total(lrtq.CodeShareGiven) != 0 {
+			t.Errorf("have %+v", s.reasons.Entries())
+		}
+		s.stop()
+		s = serve(t, 0, pkgs[0].Common, addrs[0], addrs, quick)
+		p := dial(t, addrs[0])
+		p.hello(board(9), addrs[1])
+		if k, ok := p.ask(lrtq.Learn{}).(lrtq.Refusal); !ok || k.Why != lrtq.CannotSpareAShare {
+			t.Errorf("learn: have %+v", k)
+		}
+		if _, ok := p.ask(lrtq.GetShare{RackID: rackID}).(lrtq.ShareReply); !ok || s.reasons.Total(lrtq.CodeShareGiven) != 1 {
+			t.Errorf("a share that was given is not counted: %+v", s.reasons.Entries())
+		}
+	})
 }
 
 // TestCallersGiveUp: a load whose caller is gone ends by itself, and its secret is nobody's.
