@@ -77,6 +77,9 @@ func writeStatus(w io.Writer, s api.Status) {
 		row("quorum", "%s", quorumLine(q))
 		row("peers", "%d connected", len(q.ConnectedPeers))
 	}
+	if s.LRTQ != nil {
+		row("SERVING", "the older scheme: shares go to whoever asks, until the rack is upgraded")
+	}
 	if n := s.Network; n != nil {
 		row("network", "generation %d, %d bytes", n.Generation, n.Bytes)
 	}

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/reason"
@@ -296,4 +297,45 @@ func TestRules(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestBeginUpgrade: the first configuration of a rack that comes from the older scheme has an epoch above that scheme's, a
+// coordinator of its own, a grant that says so, and the older secret in it.
+func TestBeginUpgrade(t *testing.T) {
+	t.Parallel()
+	var s rack.State
+	wantCode(t, s.BeginUpgrade(boards(3), 0, boards(4)[3]), rack.CodeCoordinator)
+	wantCode(t, s.BeginUpgrade(boards(2), 0, boards(2)[0]), rack.CodeMembers)
+	wantCode(t, s.BeginUpgrade(boards(3), 3, boards(3)[1]), rack.CodeThreshold)
+	if err := s.BeginUpgrade(boards(3), 0, boards(3)[1]); err != nil {
+		t.Fatal(err)
+	}
+	ch := s.Change
+	if ch.Kind != rack.Upgrade || ch.Epoch != 2 || ch.Coordinator != boards(3)[1] || ch.LastCommitted != 0 || ch.NeedAcks != 3 {
+		t.Errorf("have %+v", ch)
+	}
+	if g := ch.Grant(ident.RackID{9}); !g.LRTQUpgrade || g.LastCommitted != 0 || g.Coordinator != ch.Coordinator {
+		t.Errorf("grant: have %+v", g)
+	}
+	wantCode(t, s.BeginInit(boards(3), 0), rack.CodeBusy)
+	cfg := made(ch)
+	_, err := ch.Prepared(cfg, ch.Members)
+	wantCode(t, err, rack.CodeIncomplete)
+	cfg.EncryptedSecrets = &keys.EncryptedSecrets{}
+	if _, err := ch.Prepared(cfg, ch.Members); err != nil || !ch.Ready() {
+		t.Fatalf("have %v, ready %v", err, ch.Ready())
+	}
+	wantCode(t, ch.Decide(made(ch), &quorum.Certificate{}), rack.CodeIncomplete)
+	if err := ch.Decide(cfg, &quorum.Certificate{}); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, s.BeginUpgrade(boards(3), 0, boards(3)[0]), rack.CodeInitialised)
+	// An epoch that a sled has seen is not used again.
+	s = rack.State{Highest: 7}
+	if err := s.BeginUpgrade(boards(3), 0, boards(3)[0]); err != nil || s.Change.Epoch != 8 {
+		t.Errorf("have %v, %+v", err, s.Change)
+	}
+	if g := (&rack.Change{}).Grant(ident.RackID{}); g.LRTQUpgrade {
+		t.Error("the first configuration of another rack is granted as an upgrade")
+	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/ident"
+	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/rack/controller"
 	"github.com/sledvault/sledvault/vault/reason"
@@ -73,6 +74,7 @@ type fakeSled struct {
 	computing chan struct{} // prepare-and-commit waits for it
 	forget    bool          // loses its memory at the first acknowledged prepare, as a restart does
 	liar      bool          // makes another configuration than it was asked for
+	lrtq      bool          // holds a package of the older scheme
 	state     api.State
 	linked    atomic.Bool // the others say that they are connected to it, and pass requests on
 	noProxy   error       // what it answers instead of passing a request on
@@ -203,7 +205,7 @@ func (s *fakeSled) newest() (e ident.Epoch) {
 func (s *fakeSled) Status(context.Context) api.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := &api.Quorum{}
+	q := &api.Quorum{LRTQ: s.lrtq}
 	for e := range s.configs {
 		q.Configs = append(q.Configs, e)
 	}
@@ -262,6 +264,15 @@ func (s *fakeSled) ProxyStatus(ctx context.Context, to ident.Baseboard) (st api.
 	return st, nil
 }
 
+// UpgradeLRTQ implements [api.Node].
+func (s *fakeSled) UpgradeLRTQ(ctx context.Context, r quorum.UpgradeLRTQ) error {
+	s.count("upgrade")
+	if !r.Grant.LRTQUpgrade || !s.lrtq || r.Epoch < 2 {
+		return reason.New(quorum.CodeNoLRTQShare, "hint", "fake: no upgrade")
+	}
+	return s.Reconfigure(ctx, quorum.Reconfigure{RackID: r.RackID, Epoch: r.Epoch, Members: r.Members, Threshold: r.Threshold, Grant: r.Grant})
+}
+
 // Reconfigure implements [api.Node]: the checks that the controller has to cope with, then every sled that runs prepares.
 func (s *fakeSled) Reconfigure(_ context.Context, r quorum.Reconfigure) error {
 	s.count("reconfigure")
@@ -286,6 +297,9 @@ func (s *fakeSled) Reconfigure(_ context.Context, r quorum.Reconfigure) error {
 	cfg := &quorum.Configuration{RackID: r.RackID, Epoch: r.Epoch, Coordinator: s.ID, Threshold: r.Threshold}
 	for i, m := range r.Members {
 		cfg.Members = append(cfg.Members, quorum.Member{ID: m, ShareDigest: quorum.Digest{byte(i), byte(r.Epoch)}})
+	}
+	if r.Grant.LRTQUpgrade {
+		cfg.EncryptedSecrets = &keys.EncryptedSecrets{}
 	}
 	if s.liar {
 		cfg.Threshold = 2
