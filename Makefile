@@ -10,7 +10,7 @@ ACTIONS ?= 3000000
 # The linter is not built in .ci/run: that takes over a minute. One on PATH is taken there as it is.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build release check test race demo bench bench-peers bench-boot bench-handshake fuzz-smoke sim kill leak model model-long model-traces lint fmt vuln docs tpmsim clean
+.PHONY: build release check test race demo bench bench-peers bench-shamir bench-boot bench-handshake fuzz-smoke sim kill leak model model-long model-traces lint fmt vuln docs tpmsim clean
 
 build: ## static binaries in bin/, for tests and the demo too
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -36,6 +36,9 @@ bench: ## figures of docs/benchmarks.md
 bench-peers: ## beside clevis, tang, tpm2-tools and systemd-creds (about four minutes)
 	$(GO) run ./cmd/hwtest bench-peers $(if $(INSTALL),--install)
 
+bench-shamir: ## secret sharing beside Vault's, in a module of its own
+	cd hwtest/benchmarks && $(GO) run .
+
 bench-boot: ## cold boots of racks of 3 to 31 sleds, and their plot
 	$(GO) run ./cmd/hwtest bench-boot --plot docs/boot-to-unlocked.svg
 
@@ -52,8 +55,8 @@ kill: ## SIGKILL before every system call of a save, a start, an enrolment, a ro
 	RIG_REQUIRE=1 $(GO) test ./vault/ledger -run 'Killed(Between|While|With)' -timeout 30m -v -args -kill.every
 	RIG_REQUIRE=1 $(GO) test ./hwtest/sim/rack -run 'Killed(While|Command)' -timeout 60m -v -args -kill.step=1
 
-leak: ## timing leakage of the field arithmetic, with a positive control
-	$(GO) test -tags leak -run Leak -count=1 -v ./vault/gfss
+leak: ## timing leakage of the field arithmetic and of comparing, with positive controls
+	$(GO) test -tags leak -run 'Leak(Timing)?$$' -count=1 -p 1 -v ./vault/gfss ./vault/secret ./vault/lrtq
 
 model: ## the formal model of the protocol under TLC, and rules broken on purpose (fetches TLC; installs Java as root)
 	.ci/model
