@@ -401,8 +401,8 @@ func TestAbort(t *testing.T) {
 	if next := r.changed(rotate); next.Epoch <= ch.Epoch {
 		t.Errorf("epoch %d is used again", next.Epoch)
 	}
-	if _, err := r.controller().Abort(); reason.CodeOf(err) != rack.CodeDecided {
-		t.Errorf("abort after the decision: %v", err)
+	if _, err := r.controller().Abort(); reason.CodeOf(err) != rack.CodeNoChange {
+		t.Errorf("abort after all is done: %v", err)
 	}
 }
 

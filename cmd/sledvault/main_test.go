@@ -91,7 +91,7 @@ func (fakeSled) Status(context.Context) api.Status {
 		Quorum:  &api.Quorum{Commits: []ident.Epoch{3}, Threshold: 2, Members: []ident.Baseboard{board, other}, Collecting: &api.Collecting{Purpose: "rack secret", Epoch: 3, Have: 1, Want: 2}},
 		Disks:   fakeSled{}.Disks(nil),
 		Relaxed: []string{"software-tpm"},
-		Seal:    &api.Seal{PCRs: []int{0, 2}},
+		Seal:    &api.Seal{PCRs: []int{0, 2}, Ledger: map[string]any{"copies": []any{map[string]string{"state": "ok"}, map[string]string{"state": "failed", "reason": "no space left"}}}},
 		Alarms:  []api.Alarm{{Kind: "invented", Text: "for the test"}},
 		Reasons: []reason.Entry{{Code: "peer-refused", Peer: "10.0.0.1", Count: 4, Last: "no certificate"}},
 	}

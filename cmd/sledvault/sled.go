@@ -73,6 +73,9 @@ func writeStatus(w io.Writer, s api.Status) {
 	if s.Rack != nil {
 		row("rack", "%s, enrolment set %d with %d sleds", s.Rack.ID, s.Rack.SetGeneration, len(s.Rack.Sleds))
 	}
+	for _, c := range degraded(s.Seal) {
+		row("DEGRADED", "%s", c)
+	}
 	if q := s.Quorum; q != nil {
 		row("quorum", "%s", quorumLine(q))
 		row("peers", "%d connected", len(q.ConnectedPeers))
@@ -94,6 +97,25 @@ func writeStatus(w io.Writer, s api.Status) {
 	}
 	_ = t.Flush()
 	writeReasons(w, s.Reasons)
+}
+
+// degraded names the copies of the sealed ledger that do not stand.
+func degraded(s *api.Seal) (out []string) {
+	if s == nil {
+		return nil
+	}
+	var l struct {
+		Copies []struct{ State, Reason string }
+	}
+	if b, err := json.Marshal(s.Ledger); err != nil || json.Unmarshal(b, &l) != nil { // of another version
+		return nil
+	}
+	for i, c := range l.Copies {
+		if c.State != "ok" {
+			out = append(out, strings.TrimSuffix(fmt.Sprintf("copy %c of the sealed state: %s: %s", 'A'+i, c.State, c.Reason), ": "))
+		}
+	}
+	return out
 }
 
 func alarmLine(al api.Alarm) string {

@@ -68,8 +68,8 @@ func (n *Node) loadSecret(in LoadSecret) error {
 	case len(l.waiters) >= n.limits.Waiters:
 		return reason.Later(CodeBusy, "", "quorum: load: %d requests are waiting", len(l.waiters))
 	}
-	// A collection that had enough and is still here has failed: start over.
-	if l.collector == nil || l.collector.config.Epoch < latest || l.collector.enough() {
+	// A collection that had enough and is still here has failed: start over, unless shares are still to come.
+	if l.collector == nil || l.collector.config.Epoch < latest || l.collector.enough() && !n.moreToCome() {
 		if err := n.startCollecting(nil); err != nil {
 			return err
 		}
@@ -151,29 +151,24 @@ func (n *Node) loaderShare(from ident.Baseboard, m ShareReply) error {
 }
 
 // rebuild turns the collected shares into rack secrets and answers everyone who waits. If the shares or the older
-// secrets do not fit together, the waiters hear of it at once and collecting goes on.
+// secrets do not fit together, the waiters hear of it at once unless more shares are to come, and collecting goes on.
 func (n *Node) rebuild() {
 	l := &n.loader
 	c := l.collector.config
-	fail := func(alarm AlarmKind, err error) {
-		n.refused(refuse(CodeSecretDamaged, alarm, "%v", err), ident.Baseboard{}, c.Epoch, KindShare)
-		n.failWaiters(reason.Wrap(err, CodeSecretDamaged, "look at the alarms of every member: one of them holds a wrong share",
-			"quorum: load epoch %d", c.Epoch))
-	}
-	sec, err := gfss.Combine(n.alloc, l.collector.present())
+	loaded, odd, err := n.combineOlder(l.collector)
 	if err != nil {
-		fail(AlarmReconstructionFailed, err)
-		return
-	}
-	loaded := keys.OldSecrets{}
-	if c.EncryptedSecrets != nil {
-		if loaded, err = keys.Decrypt(n.alloc, *c.EncryptedSecrets, sec, c.RackID, c.Epoch); err != nil {
-			sec.Destroy()
-			fail(AlarmDecryptionFailed, err)
+		n.refused(err, ident.Baseboard{}, c.Epoch, KindShare)
+		if n.moreToCome() {
 			return
 		}
+		n.failWaiters(reason.New(CodeSecretDamaged, "look at the alarms of every member: one of them holds a wrong share",
+			"quorum: load epoch %d: %s", c.Epoch, err.text))
+		return
 	}
-	loaded[c.Epoch] = sec
+	for _, id := range odd {
+		n.refused(refuse(CodeShareOdd, AlarmMixedPolynomial, "the share of %s does not lie on the polynomial of the others; coordinator %s made it", id, c.Coordinator),
+			id, c.Epoch, KindShare)
+	}
 	l.destroy()
 	l.loaded = loaded
 	n.note(CodeLoaded, ident.Baseboard{}, c.Epoch, "", "")
@@ -185,6 +180,101 @@ func (n *Node) rebuild() {
 		}
 		if err := n.answer(w); err != nil {
 			n.reply(Reply{ID: w.id, Err: err})
+		}
+	}
+}
+
+// maxSpare is how many shares more than a threshold are tried in every combination, against coordinators that hand out
+// shares of different polynomials: at most 496 combinations in all.
+const maxSpare = 2
+
+// moreToCome reports whether a collection that has failed may still come to its end: shares of connected members are
+// outstanding, there is something to hold a secret against, and not too many were tried.
+func (n *Node) moreToCome() bool {
+	c := n.loader.collector
+	return c != nil && c.enough() && c.config.EncryptedSecrets != nil && c.have < c.want()+maxSpare && n.reachable(c.config) > c.have
+}
+
+// loaderPeerDown tells those who wait for shares that will not come any more after a collection has failed.
+func (n *Node) loaderPeerDown() {
+	if c := n.loader.collector; c != nil && c.enough() && !n.moreToCome() {
+		n.failWaiters(reason.New(CodeSecretDamaged, "look at the alarms of every member: one of them holds a wrong share",
+			"quorum: load epoch %d: no %d of %d shares fit together", c.config.Epoch, c.want(), c.have))
+	}
+}
+
+// combineOlder rebuilds the secret of a collection's epoch and opens the older ones with it, which proves it. With more
+// shares than needed it finds a threshold of them that fit together, and names the members whose shares do not. The first
+// epoch has no older secrets, so nothing there tells a wrong secret from the right one (protocol.md §8.4).
+func (n *Node) combineOlder(col *collection) (loaded keys.OldSecrets, odd []ident.Baseboard, failed *refusal) {
+	c, shares, k := col.config, col.present(), col.want()
+	if c.EncryptedSecrets == nil || len(shares) > k+maxSpare {
+		k = len(shares)
+	}
+	found := eachSubset(len(shares), k, func(chosen []int) bool {
+		some := make([]gfss.Share, 0, k)
+		for _, i := range chosen {
+			some = append(some, shares[i])
+		}
+		sec, err := gfss.Combine(n.alloc, some)
+		if err != nil {
+			failed = refuse(CodeSecretDamaged, AlarmReconstructionFailed, "%v", err)
+			return false
+		}
+		loaded = keys.OldSecrets{}
+		if c.EncryptedSecrets != nil {
+			if loaded, err = keys.Decrypt(n.alloc, *c.EncryptedSecrets, sec, c.RackID, c.Epoch); err != nil {
+				sec.Destroy()
+				failed = refuse(CodeSecretDamaged, AlarmDecryptionFailed, "%v", err)
+				return false
+			}
+		}
+		loaded[c.Epoch] = sec
+		odd = n.offPolynomial(c, some, shares)
+		return true
+	})
+	if found {
+		return loaded, odd, nil
+	}
+	return nil, nil, failed
+}
+
+// offPolynomial names the members whose shares do not lie on the polynomial of some others.
+func (n *Node) offPolynomial(c *Configuration, some, all []gfss.Share) (out []ident.Baseboard) {
+	for _, s := range all {
+		if slices.ContainsFunc(some, func(o gfss.Share) bool { return o.X == s.X }) {
+			continue
+		}
+		want, err := gfss.ComputeShare(n.alloc, some, s.X)
+		if err == nil && !want.Y.Equal(s.Y) {
+			out = append(out, c.Members[s.X-1].ID)
+		}
+		want.Destroy()
+	}
+	return out
+}
+
+// eachSubset calls f with every choice of k out of n numbers, in ascending order, until f is content. It reports whether
+// that was so.
+func eachSubset(n, k int, f func(chosen []int) bool) bool {
+	chosen := make([]int, k)
+	for i := range chosen {
+		chosen[i] = i
+	}
+	for {
+		if f(chosen) {
+			return true
+		}
+		i := k - 1
+		for i >= 0 && chosen[i] == n-k+i {
+			i--
+		}
+		if i < 0 {
+			return false
+		}
+		chosen[i]++
+		for j := i + 1; j < k; j++ {
+			chosen[j] = chosen[j-1] + 1
 		}
 	}
 }

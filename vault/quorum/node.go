@@ -171,6 +171,7 @@ func (n *Node) dispatch(in Input) error {
 		return n.peerUp(in)
 	case PeerDown:
 		delete(n.peers, in.Peer)
+		n.loaderPeerDown()
 		return n.agreementPeerDown()
 	case PeerMessage:
 		return n.message(in)

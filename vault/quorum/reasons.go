@@ -58,6 +58,7 @@ const (
 	CodeShareNotNeeded       reason.Code = "quorum-share-not-needed"       // a share after the last one that was needed
 	CodeNotCoordinator       reason.Code = "quorum-not-coordinator"        // a Prepare by someone else than its coordinator
 	CodeShareInvalid         reason.Code = "quorum-share-invalid"          // number or digest do not fit the configuration
+	CodeShareOdd             reason.Code = "quorum-share-odd"              // a share fits its digest and not the others; the secret was rebuilt without it
 	CodeConfigConflict       reason.Code = "quorum-configuration-conflict" // another configuration of the same epoch is stored
 	CodeGrantStale           reason.Code = "quorum-grant-stale"            // granted on an older commit than the node knows
 	CodeProofMissing         reason.Code = "quorum-proof-missing"          // an Expunged that nothing proves

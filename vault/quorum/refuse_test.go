@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -426,10 +427,31 @@ func TestRecertify(t *testing.T) {
 	refusedAs(t, err, quorum.CodeCertificateInvalid)
 }
 
-// TestMixedPolynomial: a granted coordinator hands out shares of two polynomials. Whoever loads is told at once, and the
-// alarm says which epoch; nothing wrong is ever given out for the older epochs.
+// TestMixedPolynomial: a granted coordinator hands out shares of two polynomials. Whoever loads finds a threshold of
+// shares that fit together, as long as there is one, and the alarms name epoch, coordinator and the odd share; with too
+// few it is told so, and nothing wrong is ever given out for the older epochs.
 func TestMixedPolynomial(t *testing.T) {
 	t.Parallel()
+	for _, c := range []struct {
+		name string
+		odd  []int // of a, b, c: shares of the other polynomial
+		away []string
+		code reason.Code
+		who  string // is named
+	}{
+		{"own share", []int{1}, nil, "", "b"},
+		{"another's share", []int{0}, nil, "", "a"},
+		{"own share, another one away", []int{1}, []string{"c", "d"}, quorum.CodeSecretDamaged, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			loadMixed(t, c.odd, c.away, c.code, c.who)
+		})
+	}
+}
+
+func loadMixed(t *testing.T, odd []int, away []string, code reason.Code, who string) {
+	t.Helper()
 	v := attacked(t)
 	d := v.Sled("d")
 	members := v.ids("a", "b", "c", "d")
@@ -437,8 +459,10 @@ func TestMixedPolynomial(t *testing.T) {
 	_, other := quorumtest.Forge(2, d.ID, 2, 2, oldSecrets(t), members...)
 	bad := *good
 	bad.Members = append([]quorum.Member(nil), good.Members...)
-	shares[1] = other[1]
-	bad.Members[1].ShareDigest, _ = other[1].Digest()
+	for _, i := range odd {
+		shares[i] = other[i]
+		bad.Members[i].ShareDigest, _ = other[i].Digest()
+	}
 	grant := &quorum.Grant{RackID: bad.RackID, Epoch: 2, Coordinator: d.ID, Members: members, Threshold: 2, LastCommitted: 1}
 	v.Auth.SignGrant(grant)
 	for i, s := range v.Sleds[:3] {
@@ -450,13 +474,21 @@ func TestMixedPolynomial(t *testing.T) {
 	b := v.Sled("b")
 	var replies []quorum.Reply
 	v.Seen = func(_ *quorumtest.Sled, fx *quorum.Effects) { replies = append(replies, fx.Replies...) }
+	for _, name := range away {
+		ok(t, v.Step(b, quorum.PeerDown{Peer: v.Sled(name).ID}))
+	}
 	one := ident.Epoch(1)
 	ok(t, v.Step(b, quorum.LoadSecret{ID: 1, Epoch: &one}))
 	settle(t, v.Cluster)
-	if len(replies) != 1 || reason.CodeOf(replies[0].Err) != quorum.CodeSecretDamaged {
-		t.Errorf("replies: have %+v", replies)
+	if len(replies) != 1 || reason.CodeOf(replies[0].Err) != code {
+		t.Fatalf("replies: have %+v, want code %q", replies, code)
 	}
-	if a := b.Node.Status().Alarms; len(a) == 0 || a[0].Kind != quorum.AlarmDecryptionFailed || a[0].Epoch != 2 {
-		t.Errorf("alarms: have %+v", a)
+	alarms := b.Node.Status().Alarms
+	if len(alarms) == 0 || alarms[0].Kind != quorum.AlarmDecryptionFailed || alarms[0].Epoch != 2 {
+		t.Errorf("alarms: have %+v", alarms)
+	}
+	named := slices.IndexFunc(alarms, func(a quorum.Alarm) bool { return a.Kind == quorum.AlarmMixedPolynomial })
+	if who == "" && named >= 0 || who != "" && (named < 0 || alarms[named].From != v.Sled(who).ID) {
+		t.Errorf("alarms: have %+v, want %q named", alarms, who)
 	}
 }

@@ -53,8 +53,8 @@ func (c *Controller) Abort() (*rack.Change, error) {
 		return nil, err
 	}
 	defer r.close()
-	if r.st.Change == nil {
-		return nil, reason.New(rack.CodeNoChange, "nothing to do", "rack: no change is under way")
+	if ch := r.st.Change; ch == nil || ch.Phase == rack.Done || ch.Phase == rack.Aborted {
+		return ch, reason.New(rack.CodeNoChange, "nothing to do", "rack: no change is under way")
 	}
 	if err := r.st.Change.Abort(); err != nil {
 		return r.st.Change, err
