@@ -156,6 +156,7 @@ func (d *Daemon) TPMIdentity(ctx context.Context) (api.TPMIdentity, error) {
 // nameTPM has the status show the endorsement key, once nothing waits for the TPM.
 func (d *Daemon) nameTPM(ctx context.Context) {
 	if _, err := d.TPMIdentity(ctx); err != nil && ctx.Err() == nil {
+		d.reasons.CountError(api.CodeInternal, "", err)
 		d.log.Warn("TPM", "err", err, "hint", reason.HintOf(err))
 	}
 }

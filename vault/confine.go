@@ -39,6 +39,7 @@ func (d *Daemon) confine(wanted bool) {
 	}
 	if absent := missing(d.cfg, res.Skipped); absent != "" {
 		h.Detail += "; closed until the daemon is restarted, as it was not there: " + absent
+		d.reasons.Count(CodeHarden, "", "closed until the daemon is restarted, as it was not there: "+absent)
 		d.log.Warn("not there at the start: restart the daemon when it is", "path", absent)
 	}
 	if err == nil && slices.ContainsFunc(rules, func(r landlock.Rule) bool { return r.Path == "/dev" }) {

@@ -36,6 +36,7 @@ type driver struct {
 
 	conns   map[ident.Baseboard]*connection // owned by the goroutine
 	proxies *proxies                        // requests to peers
+	sending sync.Mutex                      // one step's messages, or one request with its proof, at a time
 	network *network
 
 	alarm     func(quorum.Alarm) // keeps one beyond this life
@@ -62,7 +63,7 @@ func newDriver(node *quorum.Node, st *store, peers *peer.Manager, net *network, 
 		requests: make(chan *request, requestQueue), done: make(chan struct{}), replies: map[quorum.RequestID]chan quorum.Reply{},
 		status: node.Status(), version: 1, changed: make(chan struct{}), onChange: func() {}, alarm: func(quorum.Alarm) {},
 	}
-	d.proxies = newProxies(peers.SendAll, reasons, d.done, func() { d.onChange() })
+	d.proxies = newProxies(d.sendTogether, reasons, d.done, func() { d.onChange() })
 	return d
 }
 
@@ -124,9 +125,7 @@ func (d *driver) step(ctx context.Context, id quorum.RequestID, in quorum.Input)
 		return fmt.Errorf("vault: save the ledger: %w", err)
 	}
 	removed := d.refresh()
-	for _, e := range fx.Send {
-		d.send(e)
-	}
+	d.sendAll(fx.Send)
 	for _, r := range fx.Replies {
 		d.answer(r)
 	}
@@ -159,6 +158,7 @@ func (d *driver) note(n quorum.Note) {
 	case quorum.Transition:
 		level = slog.LevelInfo
 	case quorum.Routine:
+		d.reasons.CountRoutine(n.Code, peerName(n.Peer), fmt.Sprintf("epoch %d: %s", n.Epoch, n.Text))
 	}
 	d.log.Log(context.Background(), level, "quorum", "code", n.Code, "peer", peerName(n.Peer), "epoch", n.Epoch, "text", n.Text)
 }
@@ -205,6 +205,22 @@ func (d *driver) Status() (quorum.Status, uint64, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.status, d.version, d.changed
+}
+
+// sendAll hands over what one step sends, without anything of others in between: a proof belongs to what follows it.
+func (d *driver) sendAll(es []quorum.Envelope) {
+	d.sending.Lock()
+	defer d.sending.Unlock()
+	for _, e := range es {
+		d.send(e)
+	}
+}
+
+// sendTogether hands over messages for one connection, likewise.
+func (d *driver) sendTogether(to ident.Baseboard, msgs ...wire.Msg) (peer.ConnID, error) {
+	d.sending.Lock()
+	defer d.sending.Unlock()
+	return d.peers.SendAll(to, msgs...)
 }
 
 // send hands a message to the peer's connection. What cannot be sent is counted there; loss implies a disconnect, and

@@ -151,10 +151,16 @@ func (m *metricText) counts(name, label string, of map[string]float64) {
 
 // reasons are added up over peers: strangers must not be able to make series.
 func (m *metricText) reasons(in []reason.Entry) {
-	sum := map[string]float64{}
+	sum, routine := map[string]float64{}, map[string]float64{}
 	for _, e := range in {
-		sum[string(cmp.Or(e.Code, api.CodeInternal))] += float64(e.Count)
+		to := sum
+		if e.Routine {
+			to = routine
+		}
+		to[string(cmp.Or(e.Code, api.CodeInternal))] += float64(e.Count)
 	}
+	m.family("sledvault_routine_total", "counter", "Messages that were late or not needed, as between honest peers, by reason code.")
+	m.counts("sledvault_routine_total", "code", routine)
 	m.family("sledvault_reasons_total", "counter", "Refusals, drops and failures, by reason code (operations.md).")
 	m.counts("sledvault_reasons_total", "code", sum)
 }

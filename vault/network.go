@@ -130,6 +130,9 @@ func (n *network) receive(from ident.Baseboard, m wire.NetworkConfig, trusted bo
 		}
 	case CodeNetworkStale: // as happens between honest peers: the sender got ours when it connected
 		n.agrees(from)
+		if cfg.Generation < n.have.Generation {
+			n.reasons.CountRoutine(CodeNetworkStale, from.String(), err.Error())
+		}
 	default:
 		n.refuse(from, cfg.Generation, err)
 	}

@@ -88,7 +88,7 @@ func TestNetworkGossip(t *testing.T) {
 		}
 		r.offered("2", cfg(3, "three"))
 		r.offered("2", cfg(2, "two"))
-		if s := r.take(); s != nil || len(r.log.Entries()) != 0 {
+		if s, e := r.take(), r.log.Entries(); s != nil || len(e) != 1 || e[0].Code != CodeNetworkStale || !e[0].Routine {
 			t.Errorf("equal and older ones: sent %q, counted %+v", s, r.log.Entries())
 		}
 		r.peerUp(board("3"))

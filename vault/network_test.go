@@ -8,6 +8,7 @@ import (
 
 	"github.com/sledvault/sledvault/vault"
 	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/wire"
 )
@@ -123,6 +124,13 @@ func TestNetworkConfigPoison(t *testing.T) {
 	if code := reason.CodeOf(err); code != wire.CodeLength || counted(r.sleds[0].status(), code) != 1 {
 		t.Errorf("too large to send: %v", err)
 	}
+	// What honest peers drop every day is counted apart.
+	must(t, ds[0].Forge(victim.board(), quorum.PrepareAck{Epoch: 9}))
+	victim.await("a late message", func(s *testSled) bool {
+		return slices.ContainsFunc(s.status().Reasons, func(e reason.Entry) bool {
+			return e.Code == quorum.CodeUnexpected && e.Routine && e.Peer == r.sleds[0].board().String()
+		})
+	})
 	if n := counted(victim.status(), "peer-ended"); n != 0 {
 		t.Errorf("the connection ended %d times", n)
 	}

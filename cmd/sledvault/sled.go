@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -168,7 +169,9 @@ func diskLine(d api.Disk) string {
 	return s
 }
 
+// writeReasons leaves out what happens every day; --json has it.
 func writeReasons(w io.Writer, rs []reason.Entry) {
+	rs = slices.DeleteFunc(slices.Clone(rs), func(r reason.Entry) bool { return r.Routine })
 	if len(rs) == 0 {
 		return
 	}

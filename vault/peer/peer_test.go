@@ -1,6 +1,7 @@
 package peer_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -335,6 +336,41 @@ func TestQueueFull(t *testing.T) {
 		if s := x.Status(); len(s.Refusals) != 1 || s.Refusals[0].Code != peer.CodeQueueFull {
 			t.Errorf("have %+v", s.Refusals)
 		}
+	})
+}
+
+// TestTooLarge: a message over the limit of a frame is refused with a typed error, counted, and never sent: the peer would
+// close, come back and get it again. The connection stays.
+func TestTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var net peertest.Network
+		a, b := start(t, &net, 1, nil), start(t, &net, 2, nil)
+		know(a, b)
+		up := next[peer.Up](t, a)
+		next[peer.Up](t, b)
+		for _, c := range []struct {
+			msg  wire.Msg
+			code reason.Code
+		}{
+			{wire.Evidence{Evidence: make([]byte, wire.MaxPayload)}, wire.CodeTooLarge},
+			{wire.NetworkConfig{Generation: 1, Blob: make([]byte, wire.MaxNetworkBlob+1)}, wire.CodeLength},
+		} {
+			conn, err := a.SendAll(b.id, tq(7), c.msg, tq(8))
+			if reason.CodeOf(err) != c.code || conn != up.Conn || a.reasons.Total(c.code) != 1 {
+				t.Errorf("have %v on connection %d: %+v", err, conn, a.reasons.Entries())
+			}
+			if m := next[peer.Message](t, b); epochOf(m) != 7 {
+				t.Errorf("have %+v", m)
+			}
+		}
+		largest := wire.NetworkConfig{Generation: 1, Blob: bytes.Repeat([]byte{255}, wire.MaxNetworkBlob)}
+		if conn, err := a.SendAll(b.id, largest); err != nil || conn != up.Conn {
+			t.Errorf("the largest: %v on connection %d", err, conn)
+		}
+		if m, ok := next[peer.Message](t, b).Msg.(wire.NetworkConfig); !ok || len(m.Blob) != wire.MaxNetworkBlob {
+			t.Errorf("the largest: have %T", m)
+		}
+		quiet(t, a)
 	})
 }
 

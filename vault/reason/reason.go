@@ -103,6 +103,8 @@ type Entry struct {
 	Last  string `json:"last,omitempty"`
 	// LastMS is when it last happened, in milliseconds since the log was made: boot time, never the wall clock.
 	LastMS int64 `json:"last_ms"`
+	// Routine marks what happens between honest peers, such as a share after the last one that was needed.
+	Routine bool `json:"routine,omitempty"`
 }
 
 // maxEntries bounds a log. A stranger who varies his address must not be able to fill memory.
@@ -128,7 +130,12 @@ type Log struct {
 func NewLog() *Log { return &Log{start: time.Now(), entries: map[key]*Entry{}, told: func() {}} }
 
 // Count records one occurrence. The peer and the cause are cut to a readable length.
-func (l *Log) Count(code Code, peer, cause string) {
+func (l *Log) Count(code Code, peer, cause string) { l.count(code, peer, cause, false) }
+
+// CountRoutine records one occurrence of what is dropped every day, see [Entry].Routine.
+func (l *Log) CountRoutine(code Code, peer, cause string) { l.count(code, peer, cause, true) }
+
+func (l *Log) count(code Code, peer, cause string, routine bool) {
 	defer l.told()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -140,11 +147,12 @@ func (l *Log) Count(code Code, peer, cause string) {
 			e = l.entries[k]
 		}
 		if e == nil {
-			e = &Entry{Code: code, Peer: k.peer}
+			e = &Entry{Code: code, Peer: k.peer, Routine: routine}
 			l.entries[k] = e
 		}
 	}
 	e.Count++
+	e.Routine = e.Routine && routine // once is enough to look at it
 	e.Last = clip(cause, 512)
 	e.LastMS = time.Since(l.start).Milliseconds()
 }

@@ -72,3 +72,20 @@ func TestLogIsBounded(t *testing.T) {
 		t.Errorf("a cause of %d bytes is kept", len(e[0].Last))
 	}
 }
+
+// TestRoutine: what happens every day is counted apart, until it happens otherwise.
+func TestRoutine(t *testing.T) {
+	t.Parallel()
+	l := reason.NewLog()
+	l.CountRoutine("late", "p", "one")
+	l.CountRoutine("late", "p", "two")
+	l.Count("bad", "p", "three")
+	if e := l.Entries(); len(e) != 2 || e[0].Routine || !e[1].Routine || e[1].Count != 2 || e[1].Last != "two" {
+		t.Errorf("have %+v", e)
+	}
+	l.Count("late", "p", "not as every day")
+	l.CountRoutine("late", "p", "four")
+	if e := l.Entries(); e[1].Routine || e[1].Count != 4 {
+		t.Errorf("have %+v", e)
+	}
+}
