@@ -101,11 +101,29 @@ func TestSessionRefuses(t *testing.T) {
 		line string
 		code reason.Code
 	}{
-		{"run", replay.CodeNoLog}, {"frob", replay.CodeCommand}, {"open", replay.CodeCommand}, {"", ""}, {"# open", ""}, {"show", ""},
-		{"open log", ""}, {"step x", replay.CodeCommand}, {"step -1", replay.CodeCommand}, {"step 2", replay.CodeImpossible},
-		{"run", replay.CodeImpossible}, {"b 2", replay.CodeCommand}, {"b 1 2", replay.CodeCommand}, {"ss 0", replay.CodeCommand},
-		{"d 0", replay.CodeCommand}, {"sn 1", ""}, {"sn 0", replay.CodeCommand}, {"e", replay.CodeCommand}, {"e next", replay.CodeCommand},
-		{"e range 2 1", replay.CodeCommand}, {"e range 0 99", replay.CodeCommand}, {"n 9", replay.CodeCommand}, {"step 99999999999999999999", replay.CodeCommand},
+		{"run", replay.CodeNoLog},
+		{"frob", replay.CodeCommand},
+		{"open", replay.CodeCommand},
+		{"", ""},
+		{"# open", ""},
+		{"show", ""},
+		{"open log", ""},
+		{"step x", replay.CodeCommand},
+		{"step -1", replay.CodeCommand},
+		{"step 2", replay.CodeImpossible},
+		{"run", replay.CodeImpossible},
+		{"b 2", replay.CodeCommand},
+		{"b 1 2", replay.CodeCommand},
+		{"ss 0", replay.CodeCommand},
+		{"d 0", replay.CodeCommand},
+		{"sn 1", ""},
+		{"sn 0", replay.CodeCommand},
+		{"e", replay.CodeCommand},
+		{"e next", replay.CodeCommand},
+		{"e range 2 1", replay.CodeCommand},
+		{"e range 0 99", replay.CodeCommand},
+		{"n 9", replay.CodeCommand},
+		{"step 99999999999999999999", replay.CodeCommand},
 	} {
 		err := s.Do(c.line)
 		if reason.CodeOf(err) != c.code || (err != nil && reason.HintOf(err) == "") {

@@ -103,7 +103,10 @@ func (v NodeView) lists() []itemList {
 		shares = append(shares, fmt.Sprintf("%d:x%d", s[0], s[1]))
 	}
 	return []itemList{
-		{"configurations", texts(v.Configs)}, {"shares", shares}, {"commits", texts(v.Commits)}, {"loaded secrets", texts(v.Loaded)},
+		{"configurations", texts(v.Configs)},
+		{"shares", shares},
+		{"commits", texts(v.Commits)},
+		{"loaded secrets", texts(v.Loaded)},
 		{"connected", texts(v.Connected)},
 	}
 }
