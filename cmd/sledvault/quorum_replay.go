@@ -33,8 +33,8 @@ func (a *app) replayCommand() *cobra.Command {
 			"replayed. With --check, or with several logs, the same is said in words.\n\n" +
 			"A log may also be a failed run of sledvault's own simulation: it is played again, and the difference is the\n" +
 			"invariant that it still breaks. Its events are actions; final is null.\n\n" +
-			"With one log, or none, it is a debugger. It reads commands from standard input, one per line:\n\n  " +
-			strings.Join(replay.Help(), "\n  ") + "\n\n" +
+			"With one log, or none, it is a debugger. It reads commands from standard input, one per line:\n\n    " +
+			strings.Join(replay.Help(), "\n    ") + "\n\n" +
 			"EVENT counts from 0; a snapshot N is the state after N events. Secrets are compared by content, never shown. If\n" +
 			"standard input is no terminal, the exit code is 1 if a command failed.",
 		Example: "  sledvault quorum replay run.events.json\n" +

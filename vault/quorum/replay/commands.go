@@ -53,7 +53,7 @@ func commands() []command {
 // Help lists the commands, a line each.
 func Help() (out []string) {
 	for _, c := range commands() {
-		out = append(out, fmt.Sprintf("%-40s %-8s %s", c.usage(), strings.Join(c.short, ", "), c.help))
+		out = append(out, fmt.Sprintf("%-38s %-8s %s", c.usage(), strings.Join(c.short, ", "), c.help))
 	}
 	return out
 }
