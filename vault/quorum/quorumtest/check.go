@@ -233,7 +233,7 @@ func (s *Sim) replied(sled *Sled, r quorum.Reply) {
 
 func (s *Sim) notAvailable(sled *Sled, e, latest ident.Epoch) {
 	d := s.oracle.decision(latest)
-	if s.bad(P17, sled, latest > e && (s.oracle.decision(e) == nil || d != nil && e < d.keep)) {
+	if s.bad(P17, sled, latest > e && (s.oracle.truth[e].Len() == 0 || d != nil && e < d.keep)) {
 		s.broken(P17, "%s says that epoch %d is not available, latest committed is %d", sled.ID, e, latest)
 	}
 }

@@ -18,7 +18,7 @@ const minDelivered = 30
 var mustAlarm = []quorum.AlarmKind{
 	quorum.AlarmForgedPrepare, quorum.AlarmConflictingPrepare, quorum.AlarmUngrantedPrepare, quorum.AlarmUncertifiedCommit,
 	quorum.AlarmUnprovedExpunge, quorum.AlarmInvalidShare, quorum.AlarmMismatchedConfigurations, quorum.AlarmShareComputationFailed,
-	quorum.AlarmDecryptionFailed, quorum.AlarmCoordinationFailed, quorum.AlarmMixedPolynomial,
+	quorum.AlarmDecryptionFailed, quorum.AlarmCoordinationFailed, quorum.AlarmMixedPolynomial, quorum.AlarmUngrantedRequest,
 }
 
 // mustSee lists reasons that a full run meets; the reference's test never meets most of them.
@@ -28,7 +28,8 @@ var mustSee = []reason.Code{
 	quorum.CodeConfigConflict, quorum.CodeStale, quorum.CodeNotMember, quorum.CodeNotCoordinator, quorum.CodeGrantMissing,
 	quorum.CodeGrantInvalid, quorum.CodeGrantMismatch, quorum.CodeCertificateInvalid, quorum.CodeProofMissing,
 	quorum.CodeInvalidConfiguration, quorum.CodeMalformed, quorum.CodeNoSuchShare, quorum.CodeShareNotNeeded, quorum.CodeUnexpected,
-	quorum.CodeOutdated, quorum.CodeCleared, quorum.CodeSharesAgree,
+	quorum.CodeOutdated, quorum.CodeCleared, quorum.CodeSharesAgree, quorum.CodeSharesDisagree, quorum.CodeSecretDamaged,
+	quorum.CodeNoLRTQShare, quorum.CodeUpgradeRequired,
 }
 
 // Holes lists what a full run has missed: faults that were not injected, invariants that were not checked under a fault,
@@ -68,6 +69,11 @@ func (t *Table) Holes() (out []string) {
 	for _, k := range messageKinds {
 		if t.kinds[k] == 0 {
 			hole("no message %s", k)
+		}
+	}
+	for _, m := range []string{"racks of the older scheme", "upgrades decided", "upgrades aborted", "changes decided", "changes aborted", "prunes decided"} {
+		if t.met[m] == 0 {
+			hole("no %s", m)
 		}
 	}
 	for _, l := range allLies() {

@@ -194,7 +194,7 @@ func (s *Sim) ask() {
 	in := s.request(ch)
 	want := s.mayCoordinate(sled, ch)
 	repeated := sled.Node.Roles().Coordinating == ch.Epoch
-	first := ch.LastCommitted == 0 && !repeated
+	first := ch.LastCommitted == 0 && ch.Kind != rack.Upgrade && !repeated
 	reached := s.reached(sled, ch) // a full queue may break a connection in this very step
 	fx, err := s.call(sled, in)
 	if errors.Is(err, ErrDown) {
@@ -213,14 +213,22 @@ func (s *Sim) ask() {
 	s.emit(Event{Kind: EventController, Text: "asked"})
 }
 
-func (s *Sim) request(ch *rack.Change) quorum.Reconfigure {
-	r := quorum.Reconfigure{RackID: RackID(), Epoch: ch.Epoch, Threshold: ch.Threshold, Members: ch.Members}
+func (s *Sim) request(ch *rack.Change) quorum.Input {
+	g := s.grant(ch)
+	if ch.Kind == rack.Upgrade {
+		return quorum.UpgradeLRTQ{RackID: RackID(), Epoch: ch.Epoch, Threshold: ch.Threshold, Members: ch.Members, Grant: g}
+	}
+	r := quorum.Reconfigure{RackID: RackID(), Epoch: ch.Epoch, Threshold: ch.Threshold, Members: ch.Members, Grant: g}
 	if last := ch.LastCommitted; last != 0 {
 		r.LastCommitted = &last
 	}
-	r.Grant = ch.Grant(RackID())
-	s.Auth.SignGrant(r.Grant)
 	return r
+}
+
+func (s *Sim) grant(ch *rack.Change) *quorum.Grant {
+	g := ch.Grant(RackID())
+	s.Auth.SignGrant(g)
+	return g
 }
 
 // checkAsked is C1.
@@ -253,6 +261,9 @@ func (s *Sim) mayCoordinate(sled *Sled, ch *rack.Change) bool {
 	certified := ident.Epoch(0)
 	for e := range d.Certificates {
 		certified = max(certified, e)
+	}
+	if ch.Kind == rack.Upgrade && d.LRTQ == nil || ch.Kind != rack.Upgrade && d.LRTQOnly() {
+		return false
 	}
 	if d.Expunged != nil || committed != ch.LastCommitted || certified > committed {
 		return false

@@ -152,7 +152,7 @@ func (s *Sim) inventWith(name string, target *Sled, d *decision, c *quorum.Confi
 	case "old grant": // a true one, for something else
 		if ch := s.ctl.disk.Change; ch != nil {
 			s.fault(FaultUngranted)
-			return []quorum.MessageKind{quorum.GrantNotice{Grant: s.request(ch).Grant}, prepare}
+			return []quorum.MessageKind{quorum.GrantNotice{Grant: s.grant(ch)}, prepare}
 		}
 	case "foreign prepare": // the configuration of someone else, with a share of our own
 		if d != nil && d.config.Coordinator != s.liar.ID {

@@ -242,7 +242,7 @@ func (s *Sim) checkPrepared(was *rack.Change) {
 func (s *Sim) redo(ch *rack.Change) {
 	st := s.ctl.st
 	if st.LastCommitted() == 0 {
-		if err := st.BeginInit(ch.Members, ch.Threshold); err != nil {
+		if err := s.firstAgain(ch, Action{}); err != nil {
 			if s.bad(P21, nil, false) {
 				s.broken(P21, "begin the first configuration again: %v", err)
 			}
@@ -295,8 +295,8 @@ func (s *Sim) struck(sled *Sled) bool {
 
 func (s *Sim) loadAll(m *Sled) {
 	s.load(m, 0)
-	for _, d := range s.oracle.decisions {
-		s.load(m, d.epoch)
+	for _, e := range quorum.Epochs(s.oracle.truth) {
+		s.load(m, e)
 	}
 }
 

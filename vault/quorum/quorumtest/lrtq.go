@@ -50,3 +50,48 @@ func (c *Cluster) Upgrade(coordinator *Sled, e ident.Epoch, k ident.Threshold, m
 	c.Auth.SignGrant(r.Grant)
 	return quorum.UpgradeLRTQ{RackID: r.RackID, Epoch: e, Members: r.Members, Threshold: k, Grant: r.Grant}
 }
+
+// bornLRTQ makes the rack one of the older scheme.
+func (s *Sim) bornLRTQ(members int) {
+	k := members/2 + 1
+	sec, err := s.BornLRTQ(k, s.Sleds[:members]...)
+	if err != nil {
+		panic(err) // sizes and randomness are ours
+	}
+	s.lrtq = k
+	s.oracle.truth[quorum.LRTQEpoch] = sec
+	s.table.met["racks of the older scheme"]++
+}
+
+// holders are the sleds that have a package of the older scheme.
+func (s *Sim) holders() (out []*Sled) {
+	for _, sled := range s.Sleds {
+		if sled.Disk.LRTQ != nil {
+			out = append(out, sled)
+		}
+	}
+	return out
+}
+
+// beginFirst begins the first configuration: an upgrade where there is an older scheme. That one takes in who holds a
+// package, and may take in others.
+func (s *Sim) beginFirst(a Action, members []ident.Baseboard) error {
+	st := s.ctl.st
+	st.Rack = RackID()
+	if s.lrtq == 0 {
+		return st.BeginInit(members, threshold(len(members), a))
+	}
+	var can []*Sled
+	for _, h := range s.holders() {
+		if !slices.Contains(members, h.ID) {
+			members = append(members, h.ID)
+		}
+		if h.Up() {
+			can = append(can, h)
+		}
+	}
+	if len(can) == 0 {
+		can = s.holders()
+	}
+	return st.BeginUpgrade(members, threshold(len(members), a), can[int(a.C>>2)%len(can)].ID)
+}

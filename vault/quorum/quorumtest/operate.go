@@ -49,9 +49,10 @@ func (s *Sim) again(a Action) {
 		return
 	}
 	ch := c.st.Change
+	s.metAbort(ch)
 	if ch.LastCommitted == 0 {
 		_ = ch.Abort()
-		if err := c.st.BeginInit(ch.Members, ch.Threshold); err != nil {
+		if err := s.firstAgain(ch, a); err != nil {
 			if s.bad(P21, nil, false) {
 				s.broken(P21, "begin the first configuration again: %v", err)
 			}
@@ -72,6 +73,22 @@ func (s *Sim) again(a Action) {
 	s.fault(FaultPreempted)
 	s.asked(0)
 	s.journal("again")
+}
+
+// firstAgain begins the first configuration again at the next epoch.
+func (s *Sim) firstAgain(ch *rack.Change, a Action) error {
+	if ch.Kind == rack.Upgrade {
+		return s.beginFirst(a, slices.Clone(ch.Members))
+	}
+	return s.ctl.st.BeginInit(ch.Members, ch.Threshold)
+}
+
+func (s *Sim) metAbort(ch *rack.Change) {
+	if ch.Kind == rack.Upgrade {
+		s.table.met["upgrades aborted"]++
+	} else {
+		s.table.met["changes aborted"]++
+	}
 }
 
 func (s *Sim) asked(e ident.Epoch) { s.ctl.asked, s.ctl.ended = e, false }
@@ -108,6 +125,7 @@ func (s *Sim) change(a Action) {
 			return
 		}
 		s.fault(FaultPreempted)
+		s.metAbort(ch)
 		if !s.journal("abort") {
 			return
 		}
@@ -119,8 +137,7 @@ func (s *Sim) change(a Action) {
 		for i := range n {
 			members = append(members, s.Sleds[(i+int(a.B))%len(s.Sleds)].ID)
 		}
-		c.st.Rack = RackID()
-		err = c.st.BeginInit(members, threshold(n, a))
+		err = s.beginFirst(a, members)
 	} else {
 		p, ok := s.plan(a)
 		if !ok {

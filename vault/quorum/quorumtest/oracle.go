@@ -122,6 +122,14 @@ func (s *Sim) decided(ch *rack.Change) {
 			}
 		}
 	}
+	switch ch.Kind {
+	case rack.Upgrade:
+		s.table.met["upgrades decided"]++
+	case rack.Prune:
+		s.table.met["prunes decided"]++
+	default:
+		s.table.met["changes decided"]++
+	}
 	s.oracle.truth[d.epoch] = truth
 	s.oracle.decisions = append(s.oracle.decisions, d)
 }
@@ -213,6 +221,9 @@ func (s *Sim) coordinates(sled *Sled) bool {
 func (s *Sim) affordable(sled *Sled, left *quorum.State) bool {
 	if s.coordinates(sled) {
 		return false
+	}
+	if sled.Disk.LRTQ != nil && left.LRTQ == nil && s.oracle.last() == nil && len(s.holders()) <= s.lrtq {
+		return false // what the older scheme needs
 	}
 	for _, e := range s.losses(sled, left) {
 		if !s.spare(sled, e) {

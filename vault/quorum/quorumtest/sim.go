@@ -28,6 +28,7 @@ type Sim struct {
 	disks  []disk
 	liar   *Sled // nil if everyone is honest
 	twist  twist // of the liar's next messages
+	lrtq   int   // threshold of the older scheme, if the rack was born with it; 0 otherwise
 	rogue  bool  // the liar cheats as a coordinator
 	frauds map[ident.Epoch]*fraud
 	table  *Table
@@ -76,6 +77,9 @@ func NewSim(seed uint64, o Options, table *Table) *Sim {
 	if r.IntN(2) == 0 && !o.Honest {
 		s.liar = s.Sleds[r.IntN(n)]
 		s.rogue = r.IntN(4) == 0
+	}
+	if r.IntN(5) == 0 {
+		s.bornLRTQ(3 + r.IntN(n-2))
 	}
 	s.ctl.start()
 	s.Save, s.Seen, s.Refused, s.Wire = s.save, s.seen, s.refused, s.wire

@@ -98,7 +98,7 @@ type Table struct {
 	faults  [faults]uint64                 // injected
 
 	actions, delivered uint64 // delivered: by actions, without those of the last phase
-	lies               map[string]uint64
+	met, lies          map[string]uint64
 	codes              map[reason.Code]uint64      // of notes and refusals
 	alarms             map[quorum.AlarmKind]uint64 // raised
 	kinds              map[quorum.Kind]uint64      // messages given to nodes
@@ -107,7 +107,7 @@ type Table struct {
 // NewTable makes an empty table.
 func NewTable() *Table {
 	return &Table{
-		lies: map[string]uint64{}, codes: map[reason.Code]uint64{}, alarms: map[quorum.AlarmKind]uint64{}, kinds: map[quorum.Kind]uint64{},
+		met: map[string]uint64{}, lies: map[string]uint64{}, codes: map[reason.Code]uint64{}, alarms: map[quorum.AlarmKind]uint64{}, kinds: map[quorum.Kind]uint64{},
 	}
 }
 
@@ -140,6 +140,7 @@ func (t *Table) Add(o *Table) {
 	}
 	t.actions += o.actions
 	t.delivered += o.delivered
+	sum(t.met, o.met)
 	sum(t.lies, o.lies)
 	sum(t.codes, o.codes)
 	sum(t.alarms, o.alarms)
@@ -202,6 +203,7 @@ func short(n uint64) string {
 func (t *Table) Seen() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d of %d actions delivered a message (%.0f %%)", t.delivered, t.actions, 100*float64(t.delivered)/float64(max(1, t.actions)))
+	line(&b, "met", t.met)
 	line(&b, "messages", t.kinds)
 	line(&b, "alarms", t.alarms)
 	line(&b, "lies", t.lies)

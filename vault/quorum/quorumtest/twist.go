@@ -34,6 +34,8 @@ var fields = map[quorum.Kind][]string{
 	quorum.KindGrant:         {"rack", "grant rack", "epoch", "coordinator", "threshold", "member out", "last committed", "upgrade", "signature", "no grant"},
 	quorum.KindCommitProof:   {"rack", "certificate rack", "epoch", "digest", "signature", "no certificate"},
 	quorum.KindNoSuchShare:   {"rack", "epoch"},
+	quorum.KindGetLRTQShare:  {"rack"},
+	quorum.KindLRTQShare:     {"rack", "share number", "share", "short share"},
 }
 
 var twistKinds = slices.Sorted(maps.Keys(fields))
@@ -92,6 +94,8 @@ func (s *Sim) altered(to *Sled, m quorum.Message, f string, v uint32) (quorum.Me
 			k.Share = alterShare(k.Share, f, v)
 		}
 		m.Kind = k
+	case quorum.LRTQShare:
+		m.Kind = quorum.LRTQShare{Share: alterShare(k.Share, f, v)}
 	case quorum.ExpungedNotice:
 		m.Kind = quorum.ExpungedNotice{Epoch: e}
 	case quorum.CommitAdvance:
