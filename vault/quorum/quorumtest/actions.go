@@ -54,6 +54,7 @@ var kinds = [...]struct {
 	{"one-way", 2, (*Sim).playOneWay},
 	{"lie", 18, (*Sim).lie},
 	{"twist", 18, (*Sim).playTwist},
+	{"forge-request", 6, (*Sim).forgeRequest},
 	{"ctl-crash", 1, func(s *Sim, _ Action) { s.crashController() }},
 	{"ctl-next-save", 1, (*Sim).playControllerSave},
 	{"ctl-start", 2, func(s *Sim, _ Action) { s.openJournal() }},

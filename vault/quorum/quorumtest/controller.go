@@ -159,8 +159,8 @@ func (s *Sim) survey() bool {
 				s.broken(XSound, "survey: %v", err)
 			}
 		}
-		for e, cert := range st.Certificates {
-			if _, err := c.st.Adopt(st.Configs[e], cert); err != nil {
+		for _, e := range quorum.Epochs(st.Certificates) {
+			if _, err := c.st.Adopt(st.Configs[e], st.Certificates[e]); err != nil {
 				s.broken(XSound, "survey: %v", err)
 			}
 		}

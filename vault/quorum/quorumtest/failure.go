@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Failure is a run that broke an invariant, as a file keeps it (testing.md §7): JSON with the seed, the options and the
+// Failure is a run that broke an invariant, as a file keeps it (testing.md §9): JSON with the seed, the options and the
 // actions, one text each. Together they say everything.
 type Failure struct {
 	Version int      `json:"version"` // 1

@@ -58,6 +58,12 @@ func (s *Sim) lie(a Action) {
 		rack := RackID()
 		if a.B>>8%16 == 15 {
 			rack[0] ^= 1
+			if k != nil {
+				s.table.lies[string(quorum.KindOf(k))+" rack"]++
+			}
+		}
+		if _, ok := k.(quorum.ExpungedNotice); ok {
+			s.table.lies["expunged epoch"]++
 		}
 		s.push(pair{s.liar.Index, target.Index}, quorum.Message{RackID: rack, Kind: k})
 	}

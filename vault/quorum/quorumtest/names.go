@@ -115,6 +115,7 @@ const (
 	FaultFalseAck
 	FaultUngranted
 	FaultRogue
+	FaultForgedRequest
 	FaultControllerCrash
 	FaultControllerBeforeSave
 	FaultControllerAfterSave
@@ -147,6 +148,7 @@ var faultNames = [faults]struct{ name, meaning string }{
 	FaultFalseAck:             {"false-ack", "a member acknowledges a prepare that it has not stored"},
 	FaultUngranted:            {"ungranted", "a member plays coordinator without a grant"},
 	FaultRogue:                {"rogue", "a coordinator with a grant hands out shares that do not fit together, or two configurations"},
+	FaultForgedRequest:        {"forged-request", "somebody without the operator's key makes requests at a sled"},
 	FaultControllerCrash:      {"ctl-crash", "the controller dies between two steps"},
 	FaultControllerBeforeSave: {"ctl-before-save", "it dies before the journal is written"},
 	FaultControllerAfterSave:  {"ctl-after-save", "it dies when the journal is written and nothing is sent"},

@@ -105,6 +105,9 @@ func (s *Sim) candidate(members []ident.Baseboard, a Action) (ident.Baseboard, b
 	if len(can) == 0 {
 		return ident.Baseboard{}, false
 	}
+	if s.rogue && s.liar != nil && slices.Contains(can, s.liar.ID) && a.C>>9%2 == 0 {
+		return s.liar.ID, true // a rogue is rarely granted anything otherwise
+	}
 	return can[int(a.B)%len(can)], true
 }
 

@@ -2,6 +2,7 @@ package quorumtest
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/sledvault/sledvault/vault/gfss"
 	"github.com/sledvault/sledvault/vault/ident"
@@ -10,7 +11,7 @@ import (
 	"github.com/sledvault/sledvault/vault/secret"
 )
 
-// In an eighth of the runs the liar is a rogue: when the operator grants it an epoch, what it hands out fits the grant and
+// In a quarter of the runs the liar is a rogue: when the operator grants it an epoch, what it hands out fits the grant and
 // its digests, and is worthless all the same.
 
 // fraud is what a rogue made of an epoch that was granted to it.
@@ -28,12 +29,24 @@ const (
 	waysToCheat
 )
 
-// cheat replaces the liar's prepare.
-func (s *Sim) cheat(to *Sled, m quorum.Message) quorum.Message {
-	k, ok := m.Kind.(quorum.Prepare)
-	if !ok || !s.rogue || k.Config.Coordinator != s.liar.ID {
-		return m
+// cheat replaces what a rogue sends as the coordinator of an epoch, and its own share of it.
+func (s *Sim) cheat(from, to *Sled, m quorum.Message) quorum.Message {
+	switch k := m.Kind.(type) {
+	case quorum.Prepare:
+		if from == s.liar && k.Config.Coordinator == from.ID {
+			return s.cheatingPrepare(to, m, k)
+		}
+	case quorum.ShareReply:
+		if f := s.frauds[k.Epoch]; f != nil && f.config.Coordinator == from.ID {
+			i, _ := f.config.Index(from.ID)
+			k.Share.Destroy()
+			m.Kind = quorum.ShareReply{Epoch: k.Epoch, Share: clone(f.shares[i])}
+		}
 	}
+	return m
+}
+
+func (s *Sim) cheatingPrepare(to *Sled, m quorum.Message, k quorum.Prepare) quorum.Message {
 	f := s.frauds[k.Config.Epoch]
 	if f == nil {
 		f = s.defraud(k.Config)
@@ -66,8 +79,8 @@ func (s *Sim) defraud(c *quorum.Configuration) *fraud {
 	}
 	old := keys.OldSecrets{}
 	if c.EncryptedSecrets != nil {
-		for e, sec := range s.oracle.truth {
-			if e < c.Epoch && sec.Len() == keys.Size && len(old) < c.OldSecrets() {
+		for _, e := range slices.Backward(quorum.Epochs(s.oracle.truth)) {
+			if sec := s.oracle.truth[e]; e < c.Epoch && sec.Len() == keys.Size && len(old) < c.OldSecrets() {
 				old[e] = sec
 			}
 		}

@@ -76,7 +76,7 @@ func NewSim(seed uint64, o Options, table *Table) *Sim {
 	}
 	if r.IntN(2) == 0 && !o.Honest {
 		s.liar = s.Sleds[r.IntN(n)]
-		s.rogue = r.IntN(4) == 0
+		s.rogue = r.IntN(2) == 0
 	}
 	if r.IntN(5) == 0 {
 		s.bornLRTQ(3 + r.IntN(n-2))
@@ -165,8 +165,8 @@ func (s *Sim) wire(from, to *Sled, m quorum.Message) quorum.Message {
 	if s.plant.send != nil {
 		m = s.plant.send(s, from, to, m)
 	}
-	if from == s.liar {
-		m = s.cheat(to, m)
+	if s.rogue {
+		m = s.cheat(from, to, m)
 	}
 	if s.full[from.Index][to.Index] {
 		s.fault(FaultFullQueue)
