@@ -2,7 +2,8 @@
 (* Runs of the simulated cluster (vault/quorum/quorumtest), each of which must be a behaviour of Quorum with Async.   *)
 (* Runs.tla is generated: a run is a sequence of events, and every event must be a step of the model that leads to    *)
 (* the state which the sled then had. Events that changed nothing are not written, but for the answers to requests    *)
-(* for shares, which must be those of the model. TLC reports a deadlock at the first event that no step explains.     *)
+(* for shares, which must be those of the model, and for requests of the controller, with which the model can do      *)
+(* nothing either. TLC reports a deadlock at the first event that no step explains.                                   *)
 EXTENDS Quorum, Runs
 
 VARIABLES run, at
@@ -57,6 +58,14 @@ AnswersWith(n, p, e, kind) ==
 \* n asks for shares to compare them, which Quorum does not model; that they are asked for is all that matters here.
 Compares(n, e) == reqs' = reqs \cup {<<n, e>>} /\ UNCHANGED <<node, made, acks, shares>> /\ Quiet
 
+\* A request of the controller was refused, or there was nothing to do. The model must agree: requests carry good grants and
+\* certificates, so nothing but the node's state decides.
+Idles(n, e, kind) ==
+    /\ CASE kind = "reconfigure" -> \A g \in GrantsOf(e) : ~ReconfigureOk(node[n], n, g)
+         [] kind = "commit"      -> ~ENABLED NodeCommit(n, e)
+         [] kind = "hand"        -> ~LearnOk(node[n], n, e, 1) \/ DoLearn(node[n], n, e, 1) = node[n]
+    /\ UNCHANGED vars
+
 \* Everything else is a step of Quorum itself: <<kind, sled, other, epoch, state afterwards>>.
 Step(ev) ==
     LET n == ev[2] q == ev[3] e == ev[4] IN
@@ -64,6 +73,7 @@ Step(ev) ==
       [] ev[1] = "decide"      -> Decides(e, ev[5])
       [] ev[1] = "get"         -> AnswersWith(n, q, e, ev[5])
       [] ev[1] = "compare"     -> Compares(n, e)
+      [] ev[1] = "idle"        -> Idles(n, e, ev[5])
       [] ev[1] = "reconfigure" -> NodeReconfigure(n, GrantOf(e, chg[e])) /\ Is(n, ev[5])
       [] ev[1] = "prepare"     -> made[e] # <<>> /\ NodePrepare(n, e, 1, q, GrantsOf(e)) /\ Is(n, ev[5])
       [] ev[1] = "ack"         -> Acknowledges(n, q) /\ Is(n, ev[5])

@@ -1,8 +1,10 @@
 package quorumtest
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -15,7 +17,7 @@ import (
 // the model of the protocol. Sleds are numbered from 1, epochs stay what they are.
 
 // Traced records what happens in one run. Events that change nothing are left out, but for the answers to requests for
-// shares.
+// shares, and the controller's requests: the model must find nothing to do either.
 type Traced struct {
 	sim    *Sim
 	seed   uint64
@@ -94,12 +96,21 @@ func (t *Traced) step(e Event) {
 	if e.Peer != nil {
 		other = e.Peer.Index + 1
 	}
-	if e.Err != nil { // refused, or the sled is about to go down
+	if _, down := errors.AsType[*quorum.InvariantError](e.Err); down { // it is about to go down
 		if t.disk(e.Sled) != t.stored[e.Sled.Index] {
 			t.stored[e.Sled.Index] = t.disk(e.Sled)
 			t.add(`<<"%s", %d, %d, %d, <<>>>>`, kind, e.Sled.Index+1, other, epoch)
 		}
 		return
+	}
+	if now := t.state(e.Sled); now == t.held[e.Sled.Index] && (kind == "reconfigure" || kind == "commit" || kind == "hand") {
+		t.add(`<<"idle", %d, 0, %d, "%s">>`, e.Sled.Index+1, epoch, kind)
+	}
+	if e.Err != nil {
+		return
+	}
+	if isOlderScheme(e.Input) && e.Sled.Disk.LRTQ == nil {
+		return // a rack that never had it: nobody honest asks
 	}
 	if answer := answered(e); kind == "get" && answer != "" && epoch > 0 && epoch <= t.epochs { // liars ask for anything
 		t.add(`<<"get", %d, %d, %d, "%s">>`, e.Sled.Index+1, other, epoch, answer)
@@ -180,6 +191,12 @@ func messageMeaning(k quorum.MessageKind) (kind string, e ident.Epoch) {
 		return "expunged", k.Epoch
 	}
 	return "other", 0
+}
+
+func isOlderScheme(in quorum.Input) bool {
+	m, _ := in.(quorum.PeerMessage)
+	_, ok := m.Message.Kind.(quorum.GetLRTQShare)
+	return ok
 }
 
 // answered is how a sled answered a request for a share, in the model's words; empty if the message was no message of this
@@ -346,22 +363,42 @@ func WriteTraces(w io.Writer, runs []*Traced) error {
 	return err
 }
 
+var (
+	decideEvent = regexp.MustCompile(`^<<"decide", (\d+), 0, (\d+), \{([0-9, ]*)\}>>$`)
+	commitEvent = regexp.MustCompile(`^<<"commit", (\d+), 0, (\d+), .*$`)
+)
+
 // Spoil makes copies of a run that no model may explain, each wrong in one place.
 func (t *Traced) Spoil() (out []*Traced) {
-	for _, kind := range []string{"decide", "prepare", "reconfigure", "ack"} { // the first of them is missing
-		if i := slices.IndexFunc(t.events, func(e string) bool { return strings.HasPrefix(e, `<<"`+kind+`"`) }); i >= 0 {
+	// replace puts another event, or none, in the place of the first that fits.
+	replace := func(fits func(string) bool, by func(string) []string) {
+		if i := slices.IndexFunc(t.events, fits); i >= 0 {
 			c := *t
-			c.events = slices.Delete(slices.Clone(t.events), i, i+1)
+			c.events = slices.Replace(slices.Clone(t.events), i, i+1, by(t.events[i])...)
 			out = append(out, &c)
+		}
+	}
+	without := func(prefix string) {
+		replace(func(e string) bool { return strings.HasPrefix(e, prefix) }, func(string) []string { return nil })
+	}
+	if i := slices.IndexFunc(t.events, decideEvent.MatchString); i >= 0 { // what the decision stands on is missing, or it is
+		m := decideEvent.FindStringSubmatch(t.events[i])
+		without(`<<"decide"`)
+		without(fmt.Sprintf(`<<"begin", %s, 0, %s,`, m[1], m[2]))
+		without(fmt.Sprintf(`<<"reconfigure", %s, 0, %s,`, m[1], m[2]))
+		for member := range strings.SplitSeq(m[3], ", ") {
+			if liar := t.liar != nil && fmt.Sprint(t.liar.Index+1) == member; member != m[1] && !liar {
+				without(fmt.Sprintf(`<<"prepare", %s, %s, %s,`, member, m[1], m[2]))
+				break
+			}
 		}
 	}
 	for _, swap := range [][2]string{{`"share">>`, `"advance">>`}, {`"none">>`, `"share">>`}} { // an answer is another
-		if i := slices.IndexFunc(t.events, func(e string) bool { return strings.HasSuffix(e, swap[0]) }); i >= 0 {
-			c := *t
-			c.events = slices.Clone(t.events)
-			c.events[i] = strings.TrimSuffix(c.events[i], swap[0]) + swap[1]
-			out = append(out, &c)
-		}
+		replace(func(e string) bool { return strings.HasSuffix(e, swap[0]) },
+			func(e string) []string { return []string{strings.TrimSuffix(e, swap[0]) + swap[1]} })
 	}
+	replace(commitEvent.MatchString, func(e string) []string { // a commit is refused
+		return []string{commitEvent.ReplaceAllString(e, `<<"idle", $1, 0, $2, "commit">>`)}
+	})
 	return out
 }
