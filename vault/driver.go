@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -238,7 +239,7 @@ func (d *driver) fromPeer(ctx context.Context, ev peer.Event) error {
 	switch ev := ev.(type) {
 	case peer.Up:
 		d.log.Info("peer up", "peer", ev.Peer.String())
-		d.conns[ev.Peer] = &connection{id: ev.Conn, removed: ev.Removed, credit: proxyBurst, since: time.Now()}
+		d.conns[ev.Peer] = &connection{id: ev.Conn, removed: ev.Removed, ours: slices.Contains(ev.Capabilities, quorum.CapabilityAuthority), credit: proxyBurst, since: time.Now()}
 		d.proxies.lost(ev.Peer, ev.Conn-1) // a newer connection took the place of the one they went out on
 		if !ev.Removed {
 			d.network.peerUp(ev.Peer)
@@ -268,6 +269,8 @@ func (d *driver) message(ctx context.Context, ev peer.Message) error {
 		d.network.receive(ev.From, m, d.trusts(ev.From))
 	case wire.ProxyRequest:
 		return d.proxied(ctx, ev.From, m)
+	case wire.ProxyRefusal:
+		d.proxies.refusal(ev.From, m)
 	case wire.ProxyResponse:
 		d.proxies.response(ev.From, m)
 	default:

@@ -29,6 +29,7 @@ const (
 type connection struct {
 	id      peer.ConnID
 	removed bool                // the peer was removed from the rack
+	ours    bool                // it understands our own messages
 	proof   *quorum.Certificate // the last one it passed on, not used yet
 	credit  float64             // requests that it may make now
 	since   time.Time           // when that was
@@ -68,10 +69,18 @@ func (d *driver) proxied(ctx context.Context, from ident.Baseboard, m wire.Proxy
 			d.log.Debug("not sent", "peer", from.String(), "kind", "proxy_response", "err", err)
 		}
 	}
+	say := func(code reason.Code, e *wire.ProxyError) {
+		d.log.Warn("proxied request refused", "code", code, "peer", from.String())
+		if e.Kind == wire.ProxyNoInnerError && c.ours {
+			if err := d.peers.Send(from, wire.ProxyRefusal{ID: m.ID, Reason: string(code)}); err != nil { // counted there
+				d.log.Debug("not sent", "peer", from.String(), "kind", "proxy_refusal", "err", err)
+			}
+		}
+		answer(e)
+	}
 	refuse := func(code reason.Code, why string) {
 		d.reasons.Count(code, from.String(), why)
-		d.log.Warn("proxied request refused", "code", code, "peer", from.String())
-		answer(&wire.ProxyError{Kind: wire.ProxyNoInnerError})
+		say(code, &wire.ProxyError{Kind: wire.ProxyNoInnerError})
 	}
 	switch {
 	case !d.trusts(from):
@@ -112,8 +121,7 @@ func (d *driver) proxied(ctx context.Context, from ident.Baseboard, m wire.Proxy
 			return nil
 		}
 		d.reasons.CountError(api.CodeProxyRefused, from.String(), rep.Err)
-		d.log.Warn("proxied request refused", "code", reason.CodeOf(rep.Err), "peer", from.String())
-		answer(d.refusal(m.Op, rep.Err))
+		say(reason.CodeOf(rep.Err), d.refusal(m.Op, rep.Err))
 	default: // the node answers both at once
 		delete(d.replies, r.id)
 		refuse(api.CodeProxyRefused, "no answer of the node")
@@ -121,8 +129,7 @@ func (d *driver) proxied(ctx context.Context, from ident.Baseboard, m wire.Proxy
 	return nil
 }
 
-// refusal puts what the node refused into the reference's form. What has none there is [wire.ProxyNoInnerError]; the reason
-// stands in this sled's status.
+// refusal puts what the node refused into the reference's form. What has none there is [wire.ProxyNoInnerError].
 func (d *driver) refusal(op wire.ProxyOp, err error) *wire.ProxyError {
 	st := d.node.Status()
 	out := &wire.ProxyError{Kind: wire.ProxyNoInnerError}

@@ -56,11 +56,13 @@ type proxied struct {
 	conn   peer.ConnID
 	fits   func(wire.ProxyResult) bool
 	answer chan proxyAnswer // room for one
+	why    string           // what the destination gave as its reason, ahead of its answer
 }
 
 type proxyAnswer struct {
 	result wire.ProxyResult
 	err    error
+	why    string // of a refusal
 }
 
 func newProxies(send func(ident.Baseboard, ...wire.Msg) (peer.ConnID, error), reasons *reason.Log, done <-chan struct{}, onNews func()) *proxies {
@@ -88,7 +90,7 @@ func (p *proxies) call(ctx context.Context, to ident.Baseboard, op wire.ProxyOp,
 	select {
 	case a := <-r.answer:
 		if refusal, ok := errors.AsType[*wire.ProxyError](a.err); ok {
-			return nil, proxyRefusal(to, refusal)
+			return nil, proxyRefusal(to, refusal, a.why)
 		}
 		return a.result, a.err
 	case <-ctx.Done():
@@ -166,10 +168,24 @@ func (p *proxies) response(from ident.Baseboard, m wire.ProxyResponse) {
 	default:
 		refusal, ok := m.Result.(*wire.ProxyError)
 		if ok {
-			p.end(m.ID, proxyAnswer{err: refusal})
+			p.end(m.ID, proxyAnswer{err: refusal, why: r.why})
 		} else {
 			p.end(m.ID, proxyAnswer{result: m.Result})
 		}
+	}
+}
+
+// refusal keeps why a peer is about to refuse. It is for people: nothing is decided by it.
+func (p *proxies) refusal(from ident.Baseboard, m wire.ProxyRefusal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch r := p.open[m.ID]; {
+	case r == nil:
+		p.reasons.Count(CodeProxyUnknown, from.String(), "a refusal that nobody waits for")
+	case r.to != from:
+		p.reasons.Count(CodeProxyForeign, from.String(), "a refusal of a request that went to "+r.to.String())
+	default:
+		r.why = m.Reason
 	}
 }
 
@@ -192,8 +208,9 @@ func (p *proxies) lost(to ident.Baseboard, conn peer.ConnID) {
 	}
 }
 
-// proxyRefusal says what a peer's refusal means, in the codes of a local call.
-func proxyRefusal(to ident.Baseboard, e *wire.ProxyError) error {
+// proxyRefusal says what a peer's refusal means, in the codes of a local call. Why is the peer's own word for it, if the
+// message has none.
+func proxyRefusal(to ident.Baseboard, e *wire.ProxyError, why string) error {
 	switch e.Kind {
 	case wire.ProxyInvalidRackID:
 		return reason.New(quorum.CodeInvalidRackID, hintProxyRefused, "vault: sled %s refused: rack id: have %s, want %s", to, e.Got, e.Expected)
@@ -202,6 +219,9 @@ func proxyRefusal(to ident.Baseboard, e *wire.ProxyError) error {
 	case wire.ProxyExpunged:
 		return reason.New(quorum.CodeExpunged, hintProxyRefused, "vault: sled %s refused: expunged at epoch %d, told by %s", to, e.Epoch, e.From)
 	case wire.ProxyNoInnerError:
+	}
+	if why != "" {
+		return reason.New(api.CodeProxyRefused, hintProxyRefused, "vault: sled %s refused the request: %.200q", to, why)
 	}
 	return reason.New(api.CodeProxyRefused, hintProxyRefused, "vault: sled %s refused the request", to)
 }

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -45,7 +46,7 @@ func (r *proxyRig) ask(ctx context.Context, op wire.ProxyOp) (wire.RequestID, <-
 	out := make(chan proxyAnswer, 1)
 	go func() {
 		res, err := r.call(ctx, board("to"), op)
-		out <- proxyAnswer{res, err}
+		out <- proxyAnswer{result: res, err: err}
 	}()
 	synctest.Wait()
 	r.mu.Lock()
@@ -118,6 +119,18 @@ func TestProxyAnswers(t *testing.T) {
 			id, out := r.ask(t.Context(), c.op)
 			r.response(board("to"), wire.ProxyResponse{ID: id, Result: c.result})
 			want(t, c.name, out, c.code)
+		}
+		id, out = r.ask(t.Context(), commit)
+		r.refusal(board("evil"), wire.ProxyRefusal{ID: id, Reason: "invented"})
+		r.refusal(board("to"), wire.ProxyRefusal{ID: id, Reason: "quorum-\ncertificate-missing"})
+		r.refusal(board("to"), wire.ProxyRefusal{ID: wire.RequestID{1}, Reason: "late"})
+		r.response(board("to"), wire.ProxyResponse{ID: id, Result: &wire.ProxyError{Kind: wire.ProxyNoInnerError}})
+		synctest.Wait()
+		if a := <-out; reason.CodeOf(a.err) != api.CodeProxyRefused || !strings.HasSuffix(a.err.Error(), `refused the request: "quorum-\ncertificate-missing"`) {
+			t.Errorf("with its reason: have %v", a.err)
+		}
+		if r.log.Total(CodeProxyForeign) != 2 || r.log.Total(CodeProxyUnknown) != 3 {
+			t.Errorf("forged reasons: %+v", r.log.Entries())
 		}
 		if r.log.Total(api.CodeProxyInvalid) != 5 || r.count() != 0 {
 			t.Errorf("%d requests left, %+v", r.count(), r.log.Entries())

@@ -91,8 +91,12 @@ func TestProxy(t *testing.T) {
 		"itself":                        {r.sleds[0].board(), quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: cert}, vault.CodeProxySelf},
 		"nobody":                        {ident.Baseboard{Part: "p", Serial: "none"}, quorum.Commit{RackID: cfg.RackID, Epoch: 1, Certificate: cert}, vault.CodeProxyNotConnected},
 	} {
-		if _, err := d.ProxyCommit(t.Context(), c.to, c.r); reason.CodeOf(err) != c.code || reason.HintOf(err) == "" {
+		_, err := d.ProxyCommit(t.Context(), c.to, c.r)
+		if reason.CodeOf(err) != c.code || reason.HintOf(err) == "" {
 			t.Errorf("%s: have %v (hint %q), want %s", name, err, reason.HintOf(err), c.code)
+		}
+		if c.code == api.CodeProxyRefused && !strings.Contains(err.Error(), string(quorum.CodeCertificateInvalid)) {
+			t.Errorf("%s: the destination's reason is not told: %v", name, err)
 		}
 	}
 	if n := counted(r.sleds[1].status(), quorum.CodeCertificateInvalid); n != 1 {

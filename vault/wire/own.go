@@ -30,6 +30,14 @@ func (w *writer) own(m Msg) {
 		w.bool(m.Accepted)
 		w.key("reason")
 		w.text(m.Reason)
+	case ProxyRefusal:
+		w.checkLen("reason", len(m.Reason), maxReason)
+		w.variant("ProxyRefusal")
+		w.mapOf(2)
+		w.key("request_id")
+		w.bytes(m.ID[:])
+		w.key("reason")
+		w.text(m.Reason)
 	}
 }
 
@@ -80,6 +88,7 @@ func (r *reader) own() (m Msg) {
 		option{"EnrolmentSet", func() { m = EnrolmentSet{r.bytes(maxEnvelope)} }},
 		option{"Evidence", func() { m = Evidence{r.bytes(MaxPayload)} }},
 		option{"EvidenceResult", func() { m = r.evidenceResult() }},
+		option{"ProxyRefusal", func() { m = r.proxyRefusal() }},
 	)
 	return m
 }
@@ -122,6 +131,14 @@ func (r *reader) evidenceResult() (e EvidenceResult) {
 		field{name: "reason", read: func() { e.Reason = r.text(maxReason) }},
 	)
 	return e
+}
+
+func (r *reader) proxyRefusal() (p ProxyRefusal) {
+	r.fields(
+		field{name: "request_id", read: func() { r.fixed(p.ID[:]) }},
+		field{name: "reason", read: func() { p.Reason = r.text(maxReason) }},
+	)
+	return p
 }
 
 func (w *writer) grant(g *quorum.Grant) {

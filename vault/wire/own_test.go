@@ -33,6 +33,7 @@ func ownMessages() map[string]Msg {
 		"EnrolmentSet":               EnrolmentSet{[]byte{1, 2, 3}},
 		"Evidence":                   Evidence{[]byte{4, 5, 6}},
 		"EvidenceResult":             EvidenceResult{Accepted: false, Reason: "evidence-rollback"},
+		"ProxyRefusal":               ProxyRefusal{ID: RequestID{0xde, 0xad, 0xbe, 0xef, 6: 0x40, 8: 0x80, 15: 1}, Reason: "quorum-certificate-missing"},
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 // Msg is one message on a connection: Ping, TQ, NetworkConfig, ProxyRequest, ProxyResponse (the reference's), EnrolmentSet,
-// Evidence, EvidenceResult (ours).
+// Evidence, EvidenceResult, ProxyRefusal (ours).
 type Msg interface{ wireMsg() }
 
 type (
@@ -42,12 +42,20 @@ type (
 	}
 )
 
+// ProxyRefusal goes ahead of a ProxyResponse with [ProxyNoInnerError] and names the reason that the reference has no word
+// for.
+type ProxyRefusal struct {
+	ID     RequestID
+	Reason string // a reason code, at most 200 bytes
+}
+
 func (Ping) wireMsg()           {}
 func (TQ) wireMsg()             {}
 func (NetworkConfig) wireMsg()  {}
 func (EnrolmentSet) wireMsg()   {}
 func (Evidence) wireMsg()       {}
 func (EvidenceResult) wireMsg() {}
+func (ProxyRefusal) wireMsg()   {}
 
 // Limits of what a message may hold. Every length is also bounded by [MaxPayload].
 const (
@@ -69,7 +77,7 @@ func Ours(m Msg) bool {
 	switch m := m.(type) {
 	case TQ:
 		return quorum.Ours(m.Kind)
-	case EnrolmentSet, Evidence, EvidenceResult:
+	case EnrolmentSet, Evidence, EvidenceResult, ProxyRefusal:
 		return true
 	}
 	return false
