@@ -16,11 +16,17 @@ const lockName = "sledvaultd.lock"
 // folderLocks keep a second daemon off the state folders.
 type folderLocks []*os.File
 
-// lockFolders locks the state folders. A folder that is not there is the ledger's business, not ours.
+// lockFolders locks the state folders. A folder that is not there, or whose medium is read-only, full or broken, is the
+// ledger's business, not ours: the sled runs on the other one.
 func lockFolders(dirs []string) (folderLocks, error) {
 	var locks folderLocks
 	for _, dir := range dirs {
 		f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+		if cannotWrite(err) { // what is there can be locked all the same
+			if f, err = os.Open(filepath.Join(dir, lockName)); cannotWrite(err) {
+				continue
+			}
+		}
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -35,6 +41,11 @@ func lockFolders(dirs []string) (folderLocks, error) {
 		}
 	}
 	return locks, nil
+}
+
+// cannotWrite reports whether an error is a medium's, not one of owner or mode.
+func cannotWrite(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EIO)
 }
 
 func (l folderLocks) release() {
