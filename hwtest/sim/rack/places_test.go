@@ -3,16 +3,13 @@
 package simrack_test
 
 import (
-	"bufio"
 	"bytes"
-	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	simrack "github.com/sledvault/sledvault/hwtest/sim/rack"
@@ -29,9 +26,7 @@ func searchPlaces(t *testing.T, r *simrack.Rack, lo *loopback, keys map[*simrack
 	dumps := t.TempDir()
 	for _, s := range r.Sleds() {
 		if os.Geteuid() == 0 {
-			if err := dump(s.Pid(), filepath.Join(dumps, s.Name)); err != nil {
-				t.Fatal(err)
-			}
+			cores(t, s, dumps)
 		}
 		if s == r.Sled(0) {
 			abort(t, s)
@@ -85,79 +80,6 @@ func searchPlaces(t *testing.T, r *simrack.Rack, lo *loopback, keys map[*simrack
 	}
 }
 
-// dump writes what a core file of the process would hold and more: every page that can be read, those of files included.
-func dump(pid int, path string) error {
-	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = maps.Close() }()
-	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = mem.Close() }()
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = out.Close() }()
-	buf := make([]byte, 1<<20)
-	defer clear(buf)
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		var from, to int64
-		var mode string
-		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil || mode[0] != 'r' {
-			continue
-		}
-		for at := from; at < to; at += int64(len(buf)) {
-			n, _ := mem.ReadAt(buf[:min(int64(len(buf)), to-at)], at) // memfd_secret cannot be read
-			if len(bytes.TrimLeft(buf[:n], "\x00")) == 0 {
-				continue
-			}
-			if _, err := out.Write(buf[:n]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// abort makes a daemon die of SIGABRT, which leaves a core file where one is allowed. None is, and no process of the same
-// kind may ask for one: the limit is hard.
-func abort(t *testing.T, s *simrack.Sled) {
-	t.Helper()
-	pid := s.Pid()
-	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if i := strings.Index(string(limits), "Max core file size"); i < 0 || !slices.Equal(strings.Fields(string(limits[i:]))[4:6], []string{"0", "0"}) {
-		t.Errorf("%s: core files are allowed: %s", s.Name, limits)
-	}
-	cwd, err := os.Getwd() // the daemon's too
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, err := filepath.Glob(filepath.Join(cwd, "core*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(pid, syscall.SIGABRT); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.AwaitPid(t.Context(), func(now int) bool { return now != 0 && now != pid }); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Await(t.Context(), "back", func(st api.Status) bool { return st.Boot.Step == "done" }); err != nil {
-		t.Fatal(err)
-	}
-	after, err := filepath.Glob(filepath.Join(cwd, "core*"))
-	if err != nil || !slices.Equal(before, after) {
-		t.Errorf("%s: core files %q, before %q (%v)", s.Name, after, before, err)
-	}
-}
-
 // TestKeysOnHeap: the same search finds the keys in daemons that were built to leave them there. Such a daemon says so
 // everywhere, and one that carries a version, as packages do, does not start.
 func TestKeysOnHeap(t *testing.T) {
@@ -191,10 +113,7 @@ func TestKeysOnHeap(t *testing.T) {
 		if err != nil || found["raw, part 1"] == 0 || found["raw, part 2"] == 0 {
 			t.Errorf("%s: control: its key is not found in memory: %v, %v", s.Name, found, err)
 		}
-		path := filepath.Join(dir, s.Name)
-		if err := dump(s.Pid(), path); err != nil {
-			t.Fatal(err)
-		}
+		cores(t, s, dir)
 	}
 	for _, s := range r.Sleds() {
 		if found := search(t, dir, [][]byte{keys[s]}); !strings.Contains(strings.Join(found, "\n"), filepath.Join(dir, s.Name)) {
@@ -217,11 +136,19 @@ func heapDaemon(t *testing.T, path, version string) {
 // newRackOf makes a rack of three sleds with a daemon of the test's own. Nothing runs yet.
 func newRackOf(t *testing.T, daemon string) *simrack.Rack {
 	t.Helper()
+	return newRackWith(t, simrack.Options{Daemon: daemon})
+}
+
+// newRackWith makes a rack of three sleds. Nothing runs yet.
+func newRackWith(t *testing.T, o simrack.Options) *simrack.Rack {
+	t.Helper()
 	rig.Need(t, "swtpm", "cryptsetup")
 	programs.build(t)
-	r, err := simrack.New(t.Context(), simrack.Options{
-		Sleds: 3, Daemon: daemon, Command: filepath.Join(programs.dir, "sledvault"), DiskSize: 40 << 20, LogLevel: "debug",
-	})
+	o.Sleds, o.Command, o.DiskSize, o.LogLevel = 3, filepath.Join(programs.dir, "sledvault"), 40<<20, "debug"
+	if o.Daemon == "" {
+		o.Daemon = filepath.Join(programs.dir, "sledvaultd")
+	}
+	r, err := simrack.New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

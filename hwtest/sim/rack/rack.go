@@ -55,13 +55,14 @@ const CodeRack reason.Code = "simrack"
 
 // Options describes a simulated rack.
 type Options struct {
-	Sleds    int    // MinSleds to MaxSleds
-	Dir      string // where the rack's folder is made; "" means os.TempDir
-	Daemon   string // path of sledvaultd
-	Command  string // path of sledvault
-	DiskSize int64  // bytes per disk, a multiple of 4096; 0 means 48 MiB
-	LogLevel string // of the daemons; "" means info
-	Keep     bool   // Close leaves the folder
+	Sleds    int           // MinSleds to MaxSleds
+	Dir      string        // where the rack's folder is made; "" means os.TempDir
+	Daemon   string        // path of sledvaultd
+	Command  string        // path of sledvault
+	DiskSize int64         // bytes per disk, a multiple of 4096; 0 means 48 MiB
+	LogLevel string        // of the daemons; "" means info
+	Deadline time.Duration // [unlock] deadline of the daemons; 0 means their default
+	Keep     bool          // Close leaves the folder
 	// Tell is told what happens, from several goroutines at once; it may be nil.
 	Tell func(Event)
 }

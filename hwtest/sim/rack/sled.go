@@ -160,6 +160,9 @@ func (s *Sled) configure(peers []string) error {
 	line("[peer]\nlisten = %s\npeers = [%s]\n", q(s.Peer), strings.Join(list, ", "))
 	line("[underlay]\nlisten = %s\n\n[api]\nsocket = %s\n", q(s.Underlay), q(s.API))
 	line("[claim]\nfingerprint = %s\n\n[log]\nlevel = %s\ntrace_marker = %s\n", q(s.rack.fingerprint), q(s.rack.o.LogLevel), q(s.Trace))
+	if d := s.rack.o.Deadline; d != 0 {
+		line("[unlock]\ndeadline = %s\n", q(d.String()))
+	}
 	line("[relax]\nsoftware-tpm = true")
 	for _, d := range s.Disks {
 		line("\n[[disk]]\nid = %s\nbackend = \"luks2\"\npath = %s\nvendor = %s\nmodel = %s\nserial = %s\nmapping = %s",
