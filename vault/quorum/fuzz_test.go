@@ -64,8 +64,21 @@ func FuzzStep(f *testing.F) {
 			if _, err := quorum.New(quorum.Config{ID: s.ID, Rand: noRand{}, Alloc: secret.Heap{}, Authority: c.Auth}, s.Disk); err != nil {
 				t.Fatal(err)
 			}
+			believed(t, c, s)
 		}
 	})
+}
+
+// believed demands that a sled stored no commit and no expungement that the operator has not signed.
+func believed(t *testing.T, c *quorumtest.Cluster, s *quorumtest.Sled) {
+	t.Helper()
+	for e, cert := range s.Disk.Certificates {
+		ok(t, c.Auth.VerifyCertificate(s.Disk.Configs[e], cert))
+	}
+	x := s.Disk.Expunged
+	if x != nil && (s.Disk.Certificates[x.Epoch] == nil || s.Disk.Configs[x.Epoch].Has(s.ID)) {
+		t.Fatalf("%s believes that it is out: %+v", s.ID, x)
+	}
 }
 
 // quiet delivers everything; that it ends is part of what is tested.
@@ -150,7 +163,51 @@ func inventCertificate(c *quorumtest.Cluster, config *quorum.Configuration, in *
 	if config == nil || in.next()%8 == 0 {
 		return nil
 	}
-	return c.Auth.Certify(config) // the operator may sign nonsense, too
+	cert := c.Auth.Certify(config) // the operator may sign nonsense, too
+	switch in.next() % 32 {        // but did not sign this
+	case 1:
+		cert.RackID[0] ^= 1
+	case 2:
+		cert.Epoch ^= 1
+	case 3:
+		cert.ConfigDigest[0] ^= 1
+	case 4:
+		cert.KeepFrom++
+	case 5:
+		cert.Signature[0] ^= 1
+	}
+	return cert
+}
+
+// inventGrant gives a grant that the operator signed, or one with a field changed, signed again or not.
+func inventGrant(c *quorumtest.Cluster, g *quorum.Grant, in *tape) quorum.GrantNotice {
+	switch in.next() % 32 {
+	case 1:
+		g.RackID[0] ^= 1
+	case 2:
+		g.Epoch ^= 1
+	case 3:
+		g.Coordinator = g.Members[in.next()%len(g.Members)]
+	case 4:
+		g.Members = g.Members[1:]
+	case 5:
+		g.Threshold ^= 1
+	case 6:
+		g.LastCommitted = ident.Epoch(in.next())
+	case 7:
+		g.LRTQUpgrade = !g.LRTQUpgrade
+	case 8:
+		g.KeepFrom = ident.Epoch(in.next())
+	case 9:
+		g.Signature[0] ^= 1
+		return quorum.GrantNotice{Grant: g}
+	default:
+		return quorum.GrantNotice{Grant: g}
+	}
+	if in.next()%2 == 0 {
+		c.Auth.SignGrant(g)
+	}
+	return quorum.GrantNotice{Grant: g}
 }
 
 func inventMessage(c *quorumtest.Cluster, peer *quorumtest.Sled, e ident.Epoch, in *tape) quorum.MessageKind {
@@ -182,10 +239,9 @@ func inventMessage(c *quorumtest.Cluster, peer *quorumtest.Sled, e ident.Epoch, 
 		return quorum.CommitAdvance{Config: config}
 	case 8:
 		if in.next()%3 == 0 {
-			return quorum.GrantNotice{Grant: c.Upgrade(peer, e, 2, c.Sleds[:3+in.next()%3]...).Grant}
+			return inventGrant(c, c.Upgrade(peer, e, 2, c.Sleds[:3+in.next()%3]...).Grant, in)
 		}
-		r := c.Request(peer, e, ident.Epoch(in.next()%3), 2, c.Sleds[:3+in.next()%3]...)
-		return quorum.GrantNotice{Grant: r.Grant}
+		return inventGrant(c, c.Request(peer, e, ident.Epoch(in.next()%3), 2, c.Sleds[:3+in.next()%3]...).Grant, in)
 	case 9:
 		return quorum.CommitProof{Config: config, Certificate: inventCertificate(c, config, in)}
 	case 10:

@@ -207,6 +207,10 @@ func TestNewChecksState(t *testing.T) {
 	c := rack(t, []string{"a", "b", "c"}, 3, 2)
 	change(t, c, c.Sled("a"), 2, 1, 2, c.Sleds...)
 	a, b := c.Sled("a"), c.Sled("b")
+	born := quorumtest.NewCluster(1, "a", "b", "c")
+	_, err := born.BornLRTQ(2, born.Sleds...)
+	ok(t, err)
+	older := born.Sled("a").Disk.LRTQ
 	config := quorum.Config{ID: a.ID, Rand: noRand{}, Alloc: secret.Heap{}, Authority: c.Auth}
 	for name, harm := range map[string]func(*quorum.State){
 		"configuration missing":        func(s *quorum.State) { delete(s.Configs, 1) },
@@ -226,10 +230,11 @@ func TestNewChecksState(t *testing.T) {
 			o.Epoch = 9
 			s.Certificates[9] = &o
 		},
-		"no certificate":    func(s *quorum.State) { s.Certificates[2] = nil },
-		"commit unset":      func(s *quorum.State) { s.Commits[2] = false },
-		"wrong key":         func(s *quorum.State) { s.Configs[3] = s.Configs[2] },
-		"nil configuration": func(s *quorum.State) { s.Configs[3] = nil },
+		"no certificate":            func(s *quorum.State) { s.Certificates[2] = nil },
+		"epoch of the older scheme": func(s *quorum.State) { s.LRTQ = older },
+		"commit unset":              func(s *quorum.State) { s.Commits[2] = false },
+		"wrong key":                 func(s *quorum.State) { s.Configs[3] = s.Configs[2] },
+		"nil configuration":         func(s *quorum.State) { s.Configs[3] = nil },
 		"other rack": func(s *quorum.State) {
 			o := *s.Configs[1]
 			o.RackID[0] ^= 1

@@ -309,11 +309,35 @@ func (s *story) reconfigure(t *testing.T, d *datadriven.TestData) {
 		r.Grant = other.Grant
 	case "forged":
 		r.Grant.Signature[0] ^= 1
-	case "upgrade":
-		r.Grant.LRTQUpgrade = true
+	case "":
+	default:
+		spoil(t, r.Grant, s.arg(d, "grant", ""))
 		s.Auth.SignGrant(r.Grant)
 	}
 	s.do(at, r)
+}
+
+// spoil changes the field of a grant that a command names.
+func spoil(t *testing.T, g *quorum.Grant, field string) {
+	t.Helper()
+	switch field {
+	case "of-rack":
+		g.RackID[0] ^= 1
+	case "of-epoch":
+		g.Epoch++
+	case "of-coordinator":
+		g.Coordinator = g.Members[len(g.Members)-1]
+	case "of-members":
+		g.Members = g.Members[1:]
+	case "of-threshold":
+		g.Threshold++
+	case "of-last":
+		g.LastCommitted = 0
+	case "upgrade":
+		g.LRTQUpgrade = true
+	default:
+		t.Fatalf("unknown grant %q", field)
+	}
 }
 
 func (s *story) upgrade(t *testing.T, d *datadriven.TestData) {
