@@ -45,8 +45,11 @@ bench-boot: ## cold boots of racks of 3 to 31 sleds, and their plot
 fuzz-smoke: ## every fuzz target for a moment
 	.ci/fuzz $(FUZZ)
 
-mutation: ## mutation testing of the core (an hour or more)
+mutation: ## mutation testing of the core with gremlins (hours)
 	.ci/mutation
+
+mutation-fast: ## the same with all mutants in one binary (minutes)
+	$(GO) run .ci/mutate.go ./vault/gfss ./vault/keys ./vault/lrtq ./vault/rack ./vault/quorum
 
 sim: ## the seeded cluster simulation
 	$(GO) test ./vault/quorum/quorumtest -run 'Simulation$$' -timeout 0 -v -args -sim.actions=$(ACTIONS)
