@@ -21,6 +21,11 @@ func TestConfinement(t *testing.T) {
 	c.State.Copies = []string{"/var/lib/sledvault/a", "/mnt/b"}
 	c.SP.Port, c.TPM.Device, c.TPM.EventLog = "/dev/null", "unix:/run/tpm/sock", "/nothing"
 	c.Disks = []DiskConfig{{ID: "data0", Path: disk}}
+	ledger := filepath.Join(dir, "bootstore-fsm-state.json")
+	if err := os.WriteFile(ledger, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.LRTQ.Ledgers = []string{ledger, "/media/gone/bootstore-fsm-state.json"}
 	open := func(c Config, mapper bool, path string) landlock.Access {
 		var a landlock.Access
 		for _, r := range confinement(c, mapper) {
@@ -33,6 +38,7 @@ func TestConfinement(t *testing.T) {
 	for path, want := range map[string]landlock.Access{
 		"/": 0, "/etc": 0, "/dev": 0, "/root": 0, "/dev/mapper": 0, "/usr": landlock.Read | landlock.Execute, "/run/tpm": landlock.Read,
 		"/mnt/b": landlock.Read | landlock.Write | landlock.Make, disk: landlock.Read | landlock.Write | landlock.Device,
+		ledger: landlock.Read, dir: 0, "/media/gone": landlock.Read,
 	} {
 		if have := open(c, false, path); have != want {
 			t.Errorf("%s: have %05b, want %05b", path, have, want)

@@ -234,6 +234,9 @@ func (s *disks) derive(ctx context.Context, epochs []ident.Epoch) (map[ident.Epo
 func (d *Daemon) loadSecret(ctx context.Context, e *ident.Epoch) (secret.RackSecret, ident.Epoch, error) {
 	if s := d.lrtqServer(); s != nil && e != nil && *e == quorum.LRTQEpoch {
 		sec, err := s.Load(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = reason.Later(CodeBelowThreshold, "power on the missing sleds, then: sledvault unlock --wait", "vault: too few shares of the older scheme came in time")
+		}
 		return sec, *e, err
 	}
 	rep, err := d.driver.do(ctx, func(id quorum.RequestID) quorum.Input { return quorum.LoadSecret{ID: id, Epoch: e} })

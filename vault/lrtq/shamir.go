@@ -1,6 +1,7 @@
 package lrtq
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -49,7 +50,7 @@ func (e CombineError) Error() string {
 }
 
 // ErrSecret says that 32 bytes are no secret of the scheme: not a scalar in canonical form.
-var ErrSecret = fmt.Errorf("lrtq: split: the secret is not a scalar in canonical form")
+var ErrSecret = errors.New("lrtq: split: the secret is not a scalar in canonical form")
 
 // NewSecret makes a uniformly random secret from 64 bytes of rand.
 func NewSecret(a secret.Allocator, rand io.Reader) (secret.RackSecret, error) {

@@ -85,7 +85,7 @@ func serve(t *testing.T, i int, p lrtq.Package, listen netip.AddrPort, peers []n
 	})
 	must(t, err)
 	must(t, r.Listen(t.Context()))
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	stopped := false
@@ -104,11 +104,13 @@ func serve(t *testing.T, i int, p lrtq.Package, listen netip.AddrPort, peers []n
 func await(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(15 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
 	for !f() {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-tick.C
 	}
 }
 
@@ -356,7 +358,7 @@ func TestCallersGiveUp(t *testing.T) {
 	// a second one meanwhile is told to wait
 	got := make(chan error, 2)
 	for range 2 {
-		go func() { _, err := s.Load(context.Background()); got <- err }()
+		go func() { _, err := s.Load(t.Context()); got <- err }()
 	}
 	codes := fmt.Sprint(reason.CodeOf(<-got), reason.CodeOf(<-got))
 	if !strings.Contains(codes, string(lrtq.CodePending)) || !strings.Contains(codes, string(lrtq.CodeLoadTimeout)) {

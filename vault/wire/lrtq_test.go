@@ -630,3 +630,25 @@ func TestLRTQDocs(t *testing.T) {
 		}
 	}
 }
+
+func TestSniffReferenceLedger(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]ReferenceLedgerKind{
+		`{"generation":1,"state":"Learning"}`:                              LedgerLRTQ,
+		` {"generation":1,"state": { "InitialMember" :{}}}`:                LedgerLRTQ,
+		`{"generation":1,"state":{"Learned":{}}}`:                          LedgerLRTQ,
+		`{"generation":1,"state":{"configs":["Learned","InitialMember"]}}`: LedgerTrustQuorum,
+		`{"generation":1,"state":{}}`:                                      LedgerTrustQuorum,
+		`{"generation":1,"state":[]}`:                                      LedgerTrustQuorum,
+		`{"blob":[],"generation":1}`:                                       LedgerNetworkConfig,
+		`{"generation":1}`:                                                 "",
+		`{"generation":1,"state":{},"blob":[]}`:                            "",
+		`{"generation":1,"version":1}`:                                     "",
+		`[]`:                                                               "", ``: "", `{"generation":1,"state":{}`: "",
+	} {
+		have, err := SniffReferenceLedger([]byte(in))
+		if have != want || (err == nil) != (want != "") || err != nil && (reason.CodeOf(err) == "" || reason.HintOf(err) == "") {
+			t.Errorf("%s: have %q (%v), want %q", in, have, err, want)
+		}
+	}
+}

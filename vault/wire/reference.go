@@ -363,10 +363,20 @@ func SniffReferenceLedger(b []byte) (ReferenceLedgerKind, error) {
 		d.fail(CodeMissing, "want a state or a blob beside the generation")
 	case v[2] != nil:
 		return LedgerNetworkConfig, nil
-	case v[1][0] == '"', bytes.Contains(v[1], []byte(`"pkg"`)):
+	case v[1][0] == '"' || firstKey(v[1]) == "InitialMember" || firstKey(v[1]) == "Learned":
 		return LedgerLRTQ, nil
 	default:
 		return LedgerTrustQuorum, nil
 	}
 	return "", d.finish()
+}
+
+// firstKey is the first key of an object, "" if there is none.
+func firstKey(b []byte) string {
+	d := &jsonReader{}
+	if b[0] != '{' || blanks(b[1:])[0] != '"' {
+		return ""
+	}
+	key, _ := d.next(b[1:])
+	return d.text("key", key)
 }
