@@ -235,7 +235,7 @@ func (d *Daemon) loadSecret(ctx context.Context, e *ident.Epoch) (secret.RackSec
 	if s := d.lrtqServer(); s != nil && e != nil && *e == quorum.LRTQEpoch {
 		sec, err := s.Load(ctx)
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = reason.Later(CodeBelowThreshold, "power on the missing sleds, then: sledvault unlock --wait", "vault: too few shares of the older scheme came in time")
+			err = reason.Later(CodeBelowThreshold, "power on the missing sleds or mend their network, then: sledvault unlock --wait", "vault: too few shares of the older scheme came in time")
 		}
 		return sec, *e, err
 	}
