@@ -64,7 +64,8 @@ func FuzzBodies(f *testing.F) {
 	for _, b := range []string{
 		`{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"members":["a:1","a:2","a:3"],"threshold":2,"last_committed_epoch":null,"grant":null}`,
 		`{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"certificate":` + cert + `}`,
-		`{"config":{"epoch":1},"certificate":` + cert + `}`, `{"wait_ms":1}`, `{"peers":["[::1]:1"]}`, `{"baseboard":"a:1","leave_rack":true}`, `{"nonce":"AA=="}`, `{}`, `null`, `[]`,
+		`{"config":{"epoch":1},"certificate":` + cert + `}`, `{"wait_ms":1}`, `{"peers":["[::1]:1"]}`, `{"generation":7,"blob":"e30="}`,
+		`{"destination":"a:1","request":{"rack_id":"01000000-0000-0000-0000-000000000000","epoch":1,"certificate":` + cert + `}}`, `{"baseboard":"a:1","leave_rack":true}`, `{"nonce":"AA=="}`, `{}`, `null`, `[]`,
 	} {
 		f.Add([]byte(b))
 	}
@@ -78,6 +79,8 @@ func FuzzBodies(f *testing.F) {
 		}
 		survives[UnlockRequest](t, b)
 		survives[PeersRequest](t, b)
+		survives[NetworkConfigRequest](t, b)
+		survives[ProxyCommitRequest](t, b)
 		survives[FormatRequest](t, b)
 		survives[ResetRequest](t, b)
 		survives[AttestRequest](t, b)

@@ -36,6 +36,9 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("accepted what is not CBOR: %v", err)
 		}
 		once, err := Encode(nil, m)
+		if c, ok := m.(NetworkConfig); ok && len(c.Blob) > MaxNetworkBlob && reason.CodeOf(err) == CodeLength {
+			return // read, so that the receiver can say what is wrong with it, and never sent
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
