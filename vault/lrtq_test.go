@@ -18,6 +18,7 @@ import (
 	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/lrtq"
 	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/rack/controller"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/secret"
 	"github.com/sledvault/sledvault/vault/unlock"
@@ -125,6 +126,38 @@ func TestUpgradeFromLRTQ(t *testing.T) {
 	if _, err := s.local().Unlock(t.Context(), 20*time.Second); err != nil {
 		t.Fatalf("after a loss of power: %v\n%s", err, s.logs)
 	}
+	s.checkPattern(0)
+}
+
+// TestLRTQAgainAfterUpgrade loses the seal of a sled after the upgrade, while its old ledger still lies there: enrolled
+// again, it takes its old package over once more, is told of the commit, and opens its disk.
+func TestLRTQAgainAfterUpgrade(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 3)
+	r.sleds[0].encryptedAt1(r.bornLRTQ())
+	for _, s := range r.sleds {
+		s.start()
+	}
+	r.enroll()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := r.controller().UpgradeLRTQ(ctx)
+	must(t, err)
+	s := r.sleds[0]
+	s.await("epoch 2 of its disk", func(s *testSled) bool {
+		d, err := s.local().Disks(t.Context())
+		return err == nil && d[0].State == "unlocked" && d[0].Epoch == 2
+	})
+	s.stop()
+	s.restore(nil)
+	s.powerCycle(firmware.Options{})
+	s.await("lost-seal", func(s *testSled) bool { return s.state() == "lost-seal" })
+	_, err = r.controller().EnrollWith(ctx, controller.EnrollOptions{Again: []string{s.name}})
+	must(t, err)
+	s.await("its disk", func(s *testSled) bool {
+		st, err := s.local().Status(t.Context())
+		return err == nil && st.State == "member" && st.Quorum.LRTQ && slices.Equal(st.Quorum.Commits, []ident.Epoch{2}) && st.Disks[0].State == "unlocked"
+	})
 	s.checkPattern(0)
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -481,5 +482,61 @@ func TestFullMemoryEndsNode(t *testing.T) {
 		if _, ok := errors.AsType[*StoppedError](last); !ok || !errors.Is(last, errFull) {
 			t.Fatalf("%d pieces: %v", n, last)
 		}
+	}
+}
+
+// TestPackagesWrongFromTheStart: digests vouch for shares that give no secret, and spare shares that nothing opens. Who waits
+// is told; nothing is given away.
+func TestPackagesWrongFromTheStart(t *testing.T) {
+	t.Parallel()
+	packages, _ := testPackages(t, 3)
+	bad := share(t, append([]byte{200}, bytes.Repeat([]byte{0xff}, 32)...)) // not canonical
+	digest, err := bad.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := packages[0]
+	at, _ := slices.BinarySearchFunc(p.Common.Digests, digest, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
+	p.Common.Digests = slices.Insert(slices.Clone(p.Common.Digests), at, digest)
+	own, err := p.Common.Share.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := packages[1].Common.Share.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop := slices.IndexFunc(p.Common.Digests, func(d [32]byte) bool { return d != own && d != digest && d != other }) // 255 are the most
+	p.Common.Digests = slices.Delete(p.Common.Digests, drop, drop+1)
+	p.Encrypted = slices.Clone(p.Encrypted)
+	p.Encrypted[0] ^= 1
+	c := newCluster(t, 9, "00", "01", "02")
+	s := c.sled("00")
+	c.crash(s)
+	s.disk = State{Phase: InitialMember, Package: p}
+	c.start(s)
+	c.do2(s, PeerUp{pc("01")})
+	answer := func(sh Share) Effects {
+		t.Helper()
+		clone, err := sh.Clone(secret.Heap{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.do2(s, PeerMessage{pc("01"), Response{s.node.tracked[0].id, ShareReply{clone}}})
+	}
+	c.do2(s, LoadSecret{1})
+	answer(bad)
+	if r := s.calls[1]; reason.CodeOf(r.Err) != CodeCombineFailed || !errors.Is(r.Err, ErrNotCanonical) || !r.Secret.IsEmpty() {
+		t.Errorf("load: have %+v", r)
+	}
+	for sh, want := range map[*Share]reason.Code{&bad: CodeCombineFailed, &packages[1].Common.Share: CodePackageDamaged} {
+		c.do2(s, PeerMessage{pc("01"), Request{RequestID{5}, Learn{}}})
+		fx := answer(*sh)
+		if !slices.ContainsFunc(fx.Notes, func(n Note) bool { return n.Code == want && n.Peer == pc("01") }) || len(fx.Send) != 0 || len(s.node.tracked) != 0 {
+			t.Errorf("learn: have %+v, want %s and nothing sent", fx.Notes, want)
+		}
+	}
+	if len(s.disk.Given) != 0 {
+		t.Errorf("given: %v", s.disk.Given)
 	}
 }
