@@ -218,6 +218,11 @@ func mutate(pkg string) {
 	work, err := os.MkdirTemp("", "mutate")
 	check(err)
 	defer func() { _ = os.RemoveAll(work) }()
+	failures := filepath.Join(dir, "testdata", "rapid") // what property tests keep of a failure; here of a mutant's
+	if _, err := os.Stat(failures); err == nil {
+		fail(failures + " is there already")
+	}
+	defer func() { _ = os.RemoveAll(failures) }()
 	binary, mutants := build(dir, work)
 	if !passes(binary, dir, 0) {
 		fail(pkg + ": the tests fail without a mutant")

@@ -73,7 +73,11 @@ func TestKindsCountMembers(t *testing.T) {
 		{rack.Rotate, boards(4), true}, {rack.Rotate, boards(3), false}, {rack.Rotate, boards(5), false}, {rack.Rotate, exchanged, false},
 		{rack.Upgrade, boards(4), false}, {"", boards(4), false},
 	} {
-		err := at(t).BeginChange(rack.Plan{Kind: c.kind, Members: c.members, Coordinator: boards(4)[0]})
+		s := at(t)
+		err := s.BeginChange(rack.Plan{Kind: c.kind, Members: c.members, Coordinator: boards(4)[0]})
+		if removed := s.Change.Removed; err == nil && (len(removed) != max(0, 4-len(c.members)) || len(removed) == 1 && removed[0] != boards(4)[3]) {
+			t.Errorf("%s to %d members: removes %v", c.kind, len(c.members), removed)
+		}
 		want := rack.CodeMembers
 		if c.fits {
 			want = ""

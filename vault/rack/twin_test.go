@@ -227,6 +227,16 @@ func TestTwin(t *testing.T) {
 					Kind: rapid.SampledFrom([]rack.Kind{rack.Add, rack.Remove, rack.Rotate}).Draw(t, "kind"), Members: group(t),
 					Threshold: ident.Threshold(threshold(t)), Coordinator: all[rapid.IntRange(0, 5).Draw(t, "coordinator")],
 				}
+				if base := w.base(); base != nil && rapid.Bool().Draw(t, "fitting") {
+					switch n := len(set(p.Members)); {
+					case n < len(base.members):
+						p.Kind = rack.Remove
+					case n > len(base.members):
+						p.Kind = rack.Add
+					default:
+						p.Kind = rack.Rotate
+					}
+				}
 				agree("change", s.BeginChange(p), w.begin(p))
 			},
 			"prepared": func(t *rapid.T) {
@@ -279,6 +289,17 @@ func TestTwin(t *testing.T) {
 						t.Fatalf("commit by %s: have %t, want %t", m, have, want)
 					}
 				}
+			},
+			"finish": func(*rapid.T) { // so that there is something to build on
+				c := w.now()
+				if c == nil || c.phase != rack.Preparing {
+					return
+				}
+				decide(t, &s, s.Change.Members)
+				for _, m := range s.Change.Members {
+					s.Change.CommittedBy(m)
+				}
+				c.acked, c.committed, c.phase = c.members, c.members, rack.Done
 			},
 			"mark": func(*rapid.T) {
 				if c := w.now(); c != nil {
