@@ -7,6 +7,7 @@ import (
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/keys"
 	"github.com/sledvault/sledvault/vault/quorum"
+	"github.com/sledvault/sledvault/vault/rack"
 	"github.com/sledvault/sledvault/vault/secret"
 )
 
@@ -44,6 +45,8 @@ func (s *Sim) lie(a Action) {
 	name := inventions[int(a.B)%len(inventions)]
 	if ch := s.ctl.disk.Change; ch != nil && name == "false ack" {
 		target = s.Find(ch.Coordinator)
+	} else if ch != nil && s.liar != nil && ch.Coordinator == s.liar.ID && a.B>>12%4 == 0 {
+		name = "stretched grant" // seldom possible
 	}
 	if s.liar == nil || target == s.liar || !s.Connected(s.liar, target) {
 		return
@@ -75,14 +78,7 @@ func (s *Sim) forged(target *Sled, a Action) (*quorum.Configuration, gfss.Share)
 	for _, sled := range s.Sleds {
 		ids = append(ids, sled.ID)
 	}
-	var old keys.OldSecrets
-	if len(target.Disk.Commits) > 0 {
-		old = keys.OldSecrets{}
-		for e := range target.Disk.Commits {
-			sec, _ := secret.New[secret.RackSecretKind](secret.Heap{}, keys.Size, func([]byte) error { return nil })
-			old[e] = sec
-		}
-	}
+	old := oldFor(target)
 	e := s.ctl.disk.Highest + 1000
 	latest, _ := target.Disk.LatestCommitted()
 	if ch := s.ctl.disk.Change; ch != nil && a.C%4 == 0 && ch.Coordinator != s.liar.ID && ch.Epoch > latest {
@@ -92,7 +88,41 @@ func (s *Sim) forged(target *Sled, a Action) (*quorum.Configuration, gfss.Share)
 	return c, shares[target.Index]
 }
 
-// decisionFor picks a decision, if there is one.
+// oldFor invents the older secrets that a sled demands.
+func oldFor(target *Sled) keys.OldSecrets {
+	if len(target.Disk.Commits) == 0 && target.Disk.LRTQ == nil {
+		return nil
+	}
+	old := keys.OldSecrets{}
+	for e := range target.Disk.Commits {
+		old[e] = noSecret()
+	}
+	if target.Disk.LRTQ != nil {
+		old[quorum.LRTQEpoch] = noSecret()
+	}
+	return old
+}
+
+func noSecret() secret.RackSecret {
+	sec, _ := secret.New[secret.RackSecretKind](secret.Heap{}, keys.Size, func([]byte) error { return nil })
+	return sec
+}
+
+// anyOld invents older secrets for a change, if it must carry some.
+func (s *Sim) anyOld(target *Sled, ch *rack.Change) keys.OldSecrets {
+	old := oldFor(target)
+	if e := max(ch.LastCommitted, 1); old == nil && (ch.LastCommitted != 0 || ch.Kind == rack.Upgrade) {
+		old = keys.OldSecrets{e: noSecret()}
+	}
+	for e := range old {
+		if e >= ch.Epoch {
+			delete(old, e)
+		}
+	}
+	return old
+}
+
+// someDecision picks a decision, if there is one.
 func (s *Sim) someDecision(v uint32) *decision {
 	if n := len(s.oracle.decisions); n > 0 {
 		return s.oracle.decisions[int(v>>4)%n]
@@ -103,7 +133,7 @@ func (s *Sim) someDecision(v uint32) *decision {
 // inventions are what the liar makes up.
 var inventions = []string{
 	"prepare", "granted prepare", "old grant", "foreign prepare", "commit", "borrowed certificate", "expunged", "useless proof", "forged proof",
-	"share", "share", "share", "ack", "false ack", "false ack", "question", "nothing", "older scheme", "true news", "wrong secrets", "impossible prepare",
+	"share", "share", "share", "ack", "false ack", "false ack", "question", "nothing", "older scheme", "true news", "wrong secrets", "impossible prepare", "stretched grant",
 }
 
 func (s *Sim) invent(name string, target *Sled, a Action) []quorum.MessageKind {
@@ -155,6 +185,11 @@ func (s *Sim) inventWith(name string, target *Sled, d *decision, c *quorum.Confi
 			prepare.Config = &lacking
 		}
 		return []quorum.MessageKind{quorum.GrantNotice{Grant: g}, prepare}
+	case "stretched grant": // a true one for this sled and epoch, and other members
+		if ch := s.ctl.disk.Change; ch != nil && ch.Phase == rack.Preparing && ch.Coordinator == s.liar.ID && len(ch.Members) != len(s.Sleds) {
+			wide, shares := Forge(uint64(ch.Epoch), s.liar.ID, ch.Epoch, ch.Threshold, s.anyOld(target, ch), s.ids()...)
+			return []quorum.MessageKind{quorum.GrantNotice{Grant: s.grant(ch)}, quorum.Prepare{Config: wide, Share: shares[target.Index]}}
+		}
 	case "old grant": // a true one, for something else
 		if ch := s.ctl.disk.Change; ch != nil {
 			s.fault(FaultUngranted)

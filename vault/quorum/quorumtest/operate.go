@@ -258,11 +258,12 @@ func (s *Sim) late(a Action) {
 	}
 	latest, _ := m.Disk.LatestCommitted()
 	want := m.Disk.Expunged == nil && (m.Disk.Prepared(old.epoch) || latest >= old.epoch)
+	skipped := latest > old.epoch && !m.Disk.Commits[old.epoch]
 	fx, err := s.call(m, quorum.Commit{RackID: RackID(), Epoch: old.epoch, Certificate: old.cert})
 	if errors.Is(err, ErrDown) {
 		return
 	}
-	if s.bad(P9, m, (err == nil) == want) {
+	if s.bad(P9, m, (err == nil) == want && !(skipped && m.Disk.Commits[old.epoch])) {
 		s.broken(P9, "late commit epoch %d at %s: %v (%s)", old.epoch, m.ID, err, reason.CodeOf(err))
 	}
 	if reason.CodeOf(err) == quorum.CodeNotPrepared && a.B%2 == 0 {
