@@ -242,8 +242,19 @@ func (s *Sim) notAvailable(sled *Sled, e, latest ident.Epoch) {
 func (s *Sim) inspect(sled *Sled) {
 	if sled.Up() {
 		r := sled.Node.Roles()
-		if s.bad(P4, sled, r.Coordinating == 0 || r.Computing == 0) {
-			s.broken(P4, "%s coordinates %d and computes %d", sled.ID, r.Coordinating, r.Computing)
+		ok := r.Coordinating == 0
+		if !ok && r.Computing == 0 {
+			latest := sled.Disk.LatestConfig()
+			ok = latest == nil || latest.Epoch <= r.Coordinating
+		}
+		if s.bad(P4, sled, ok) {
+			s.broken(P4, "%s coordinates %d, computes %d, and has stored epoch %d", sled.ID, r.Coordinating, r.Computing, sled.Disk.LatestConfig().Epoch)
+		}
+		if r.Collecting != 0 {
+			latest, _ := sled.Disk.LatestCommitted()
+			if s.bad(P13, sled, r.Collecting >= latest || !s.waits(sled)) {
+				s.broken(P13, "%s has requests waiting and collects epoch %d, latest committed is %d", sled.ID, r.Collecting, latest)
+			}
 		}
 	} else if s.bad(P12, sled, s.silent(sled)) {
 		s.broken(P12, "messages are on their way to or from %s, which is down", sled.ID)
@@ -260,6 +271,16 @@ func (s *Sim) inspect(sled *Sled) {
 			s.broken(P3, "%s said that epoch %d is committed", sled.ID, d.epoch)
 		}
 	}
+}
+
+// waits reports whether a request for a secret waits at a sled.
+func (s *Sim) waits(sled *Sled) bool {
+	for _, l := range s.loads {
+		if l.sled == sled && l.boot == s.boot[sled.Index] && !l.agree {
+			return true
+		}
+	}
+	return false
 }
 
 // enough is X5: whatever happened, the last decision can be loaded.

@@ -48,7 +48,7 @@ var invariantNames = [invariants]struct{ name, meaning string }{
 	P1:     {"P1", "one configuration per epoch, everywhere"},
 	P2:     {"P2", "whoever acknowledged a prepare has stored it"},
 	P3:     {"P3", "whoever said \"committed\" has committed and is prepared"},
-	P4:     {"P4", "no sled coordinates and computes a share at once"},
+	P4:     {"P4", "no sled coordinates and computes a share at once, or coordinates an epoch older than one it has stored"},
 	P5:     {"P5", "no alarms but those that name a liar"},
 	P6:     {"P6", "only sleds that a decision left out are expunged; nobody commits an epoch that lacks it"},
 	P7:     {"P7", "a first request makes a grant and a prepare for each connected member, and nothing else"},

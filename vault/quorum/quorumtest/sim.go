@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 
 	"github.com/sledvault/sledvault/vault/gfss"
@@ -91,7 +92,13 @@ func NewSim(seed uint64, o Options, table *Table) *Sim {
 func (s *Sim) Err() error { return s.err }
 
 // Run plays actions, then heals everything and checks that the rack comes to rest as it should.
-func (s *Sim) Run(actions []Action) error {
+func (s *Sim) Run(actions []Action) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // so that the run is named and shrunk
+			s.broken(XSound, "panic: %v\n%s", p, debug.Stack())
+			err = s.err
+		}
+	}()
 	for i, a := range actions {
 		s.table.actions++
 		s.played++
