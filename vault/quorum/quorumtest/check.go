@@ -101,8 +101,27 @@ func (s *Sim) checkConfig(sled *Sled, e ident.Epoch, c *quorum.Configuration, wr
 	if s.bad(P1, sled, same) {
 		s.broken(P1, "%s has another configuration %d", sled.ID, e)
 	}
+	if sled.Disk.Configs[e] == nil {
+		s.checkCarried(sled, c)
+	}
 	if s.bad(X4, sled, c.RackID == RackID() && c.Epoch == e) {
 		s.broken(X4, "%s: configuration %d", sled.ID, e)
+	}
+}
+
+// checkCarried is X10, for a configuration that a sled is about to store.
+func (s *Sim) checkCarried(sled *Sled, c *quorum.Configuration) {
+	keep, want := ident.Epoch(0), 0
+	if asked := s.oracle.asked[c.Epoch]; asked != nil {
+		keep = asked.keep
+	}
+	for e := range sled.Disk.Commits {
+		if keep <= e && e < c.Epoch {
+			want++
+		}
+	}
+	if member := c.Has(sled.ID); s.bad(X10, sled, !member || c.OldSecrets() >= want) {
+		s.broken(X10, "%s stores epoch %d with %d older secrets, want at least %d", sled.ID, c.Epoch, c.OldSecrets(), want)
 	}
 }
 
@@ -155,6 +174,9 @@ func (s *Sim) seen(sled *Sled, fx *quorum.Effects) {
 		if s.bad(X7, sled, storedFirst(d, m.Message.Kind)) {
 			s.broken(X7, "%s sends %s before it is stored", sled.ID, quorum.KindOf(m.Message.Kind))
 		}
+		if s.bad(X9, sled, mayHave(d, m)) {
+			s.broken(X9, "%s sends %s to %s", sled.ID, quorum.KindOf(m.Message.Kind), m.To)
+		}
 	}
 	if fx.Committed != 0 {
 		if s.bad(X7, sled, d.Commits[fx.Committed]) {
@@ -192,6 +214,21 @@ func storedFirst(d *quorum.State, k quorum.MessageKind) bool {
 		return d.Commits[k.Config.Epoch] && d.Certificates[k.Config.Epoch] != nil
 	case quorum.ExpungedNotice:
 		return d.Certificates[k.Epoch] != nil
+	}
+	return true
+}
+
+// mayHave reports whether a share goes to whom it may go.
+func mayHave(d *quorum.State, m quorum.Envelope) bool {
+	switch k := m.Message.Kind.(type) {
+	case quorum.Prepare:
+		i, ok := k.Config.Index(m.To)
+		return ok && int(k.Share.X) == i+1
+	case quorum.ShareReply:
+		c := d.Configs[k.Epoch]
+		return c != nil && c.Has(m.To)
+	case quorum.LRTQShare:
+		return len(d.Commits) == 0 && d.Expunged == nil
 	}
 	return true
 }

@@ -30,7 +30,7 @@ type askedFor struct {
 	coordinator ident.Baseboard
 	members     []ident.Baseboard
 	k           ident.Threshold
-	last        ident.Epoch
+	last, keep  ident.Epoch
 }
 
 // answer is what a sled told the controller.
@@ -244,7 +244,7 @@ func (s *Sim) checkAsked(ch *rack.Change) {
 			}
 		}
 	}
-	s.oracle.asked[ch.Epoch] = &askedFor{ch.Coordinator, ch.Members, ch.Threshold, ch.LastCommitted}
+	s.oracle.asked[ch.Epoch] = &askedFor{ch.Coordinator, ch.Members, ch.Threshold, ch.LastCommitted, ch.KeepFrom}
 	base := ident.Epoch(0)
 	if d := s.oracle.last(); d != nil {
 		base = d.epoch

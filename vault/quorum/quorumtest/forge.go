@@ -8,9 +8,15 @@ import (
 	"github.com/sledvault/sledvault/vault/rack"
 )
 
-// forgeRequest has somebody without the operator's key make a request at a sled. All must be refused, and change nothing.
+// forgeRequest has somebody without the operator's key make a request at a sled, or somebody with it at the wrong sled. All
+// must be refused, and change nothing.
 func (s *Sim) forgeRequest(a Action) {
 	sled := s.sled(a.A)
+	if d := s.oracle.last(); d != nil && sled.Up() && !d.config.Has(sled.ID) && a.C%2 == 0 {
+		s.fault(FaultForgedRequest)
+		s.intrude(sled, d)
+		return
+	}
 	in, rule := s.forgedRequest(sled, a)
 	if in == nil || !sled.Up() {
 		return
@@ -29,7 +35,7 @@ func (s *Sim) forgeRequest(a Action) {
 func (s *Sim) forgedRequest(sled *Sled, a Action) (quorum.Input, Invariant) {
 	latest, _ := sled.Disk.LatestCommitted()
 	d := s.someDecision(a.C)
-	switch a.B % 9 {
+	switch a.B % 12 {
 	case 0, 1, 2:
 		return s.forgedReconfigure(sled, latest, a), P8
 	case 3: // an upgrade that nobody granted
@@ -56,8 +62,38 @@ func (s *Sim) forgedRequest(sled *Sled, a Action) (quorum.Input, Invariant) {
 				return quorum.PrepareAndCommit{Config: &other, Certificate: d.cert}, P9
 			}
 		}
+	case 9, 10, 11: // a true grant for a sled that may not use it
+		return s.misdirected(sled, latest, a), P8
 	}
 	return nil, P8
+}
+
+// misdirected is a request with a true grant that the sled's state forbids: it is out, or behind, or computes its share, or
+// the epoch is used.
+func (s *Sim) misdirected(sled *Sled, latest ident.Epoch, a Action) quorum.Input {
+	ch := &rack.Change{Kind: rack.Rotate, Epoch: s.ctl.disk.Highest + 1000, LastCommitted: latest, Coordinator: sled.ID, Members: s.ids(), Threshold: 2}
+	if c := sled.Disk.LatestConfig(); c != nil && a.C%3 == 0 {
+		ch.Epoch = c.Epoch
+	}
+	if a.C%3 == 1 && ch.LastCommitted > 0 {
+		ch.LastCommitted--
+	}
+	if !sled.Up() || s.mayCoordinate(sled, ch) {
+		return nil
+	}
+	return s.request(ch)
+}
+
+// intrude hands a decided configuration to a sled that it leaves out. That is no error, and has no effect.
+func (s *Sim) intrude(sled *Sled, d *decision) {
+	before := sled.Disk
+	fx, err := s.do(sled, quorum.PrepareAndCommit{Config: d.config, Certificate: d.cert})
+	if errors.Is(err, ErrDown) {
+		return
+	}
+	if s.bad(P9, sled, len(fx.Send) == 0 && kept(&sled.Disk, &before)) {
+		s.broken(P9, "%s takes part in epoch %d, which leaves it out", sled.ID, d.epoch)
+	}
 }
 
 func (s *Sim) ids() (out []ident.Baseboard) {
@@ -79,9 +115,9 @@ func a0(e ident.Epoch) int { return int(e) % len(quorum.Signature{}) % 32 } // t
 func (s *Sim) forgedReconfigure(sled *Sled, latest ident.Epoch, a Action) quorum.Input {
 	r := s.anyRequest(sled, latest)
 	switch ch := s.ctl.disk.Change; {
-	case a.B%9 == 1:
+	case a.B%12 == 1:
 		r.Grant = nil
-	case a.B%9 == 2 && ch != nil && ch.Coordinator != sled.ID: // the grant of another coordinator
+	case a.B%12 == 2 && ch != nil && ch.Coordinator != sled.ID: // the grant of another coordinator
 		r.Grant = s.grant(&rack.Change{
 			Kind: ch.Kind, Epoch: r.Epoch, Coordinator: ch.Coordinator, Members: r.Members, Threshold: r.Threshold, LastCommitted: latest,
 		})

@@ -46,7 +46,7 @@ func (s *Sim) lie(a Action) {
 	if ch := s.ctl.disk.Change; ch != nil && name == "false ack" {
 		target = s.Find(ch.Coordinator)
 	} else if ch != nil && s.liar != nil && ch.Coordinator == s.liar.ID && a.B>>12%4 == 0 {
-		name = "stretched grant" // seldom possible
+		name = []string{"stretched grant", "second prepare"}[a.B>>14%2] // seldom possible
 	}
 	if s.liar == nil || target == s.liar || !s.Connected(s.liar, target) {
 		return
@@ -133,7 +133,7 @@ func (s *Sim) someDecision(v uint32) *decision {
 // inventions are what the liar makes up.
 var inventions = []string{
 	"prepare", "granted prepare", "old grant", "foreign prepare", "commit", "borrowed certificate", "expunged", "useless proof", "forged proof",
-	"share", "share", "share", "ack", "false ack", "false ack", "question", "nothing", "older scheme", "true news", "wrong secrets", "impossible prepare", "stretched grant",
+	"share", "share", "share", "ack", "false ack", "false ack", "question", "nothing", "older scheme", "true news", "wrong secrets", "impossible prepare", "stretched grant", "second prepare",
 }
 
 func (s *Sim) invent(name string, target *Sled, a Action) []quorum.MessageKind {
@@ -189,6 +189,12 @@ func (s *Sim) inventWith(name string, target *Sled, d *decision, c *quorum.Confi
 		if ch := s.ctl.disk.Change; ch != nil && ch.Phase == rack.Preparing && ch.Coordinator == s.liar.ID && len(ch.Members) != len(s.Sleds) {
 			wide, shares := Forge(uint64(ch.Epoch), s.liar.ID, ch.Epoch, ch.Threshold, s.anyOld(target, ch), s.ids()...)
 			return []quorum.MessageKind{quorum.GrantNotice{Grant: s.grant(ch)}, quorum.Prepare{Config: wide, Share: shares[target.Index]}}
+		}
+	case "second prepare": // another configuration than the target has stored of the liar's own epoch
+		if ch := s.ctl.disk.Change; ch != nil && ch.Coordinator == s.liar.ID && target.Disk.Configs[ch.Epoch] != nil && contains(ch.Members, target.ID) {
+			other, shares := Forge(uint64(ch.Epoch)+7, s.liar.ID, ch.Epoch, ch.Threshold, s.anyOld(target, ch), ch.Members...)
+			i, _ := other.Index(target.ID)
+			return []quorum.MessageKind{quorum.GrantNotice{Grant: s.grant(ch)}, quorum.Prepare{Config: other, Share: shares[i]}}
 		}
 	case "old grant": // a true one, for something else
 		if ch := s.ctl.disk.Change; ch != nil {

@@ -36,6 +36,8 @@ const (
 	X6
 	X7
 	X8
+	X9
+	X10
 	C1
 	C2
 	C3
@@ -76,6 +78,8 @@ var invariantNames = [invariants]struct{ name, meaning string }{
 	X6:     {"X6", "all sleds give the same secret of an epoch, old epochs included"},
 	X7:     {"X7", "nothing leaves before it is stored"},
 	X8:     {"X8", "a decided configuration carries exactly the older decided secrets that the operator keeps"},
+	X9:     {"X9", "a share goes only to the member whose share it is, or to a member that collects that epoch"},
+	X10:    {"X10", "a sled stores no configuration without a secret for each older epoch that it has committed and the operator keeps"},
 	C1:     {"C1", "no epoch is asked of two coordinators, or with two contents"},
 	C2:     {"C2", "a decision has K+Z true acknowledgements, and builds on the decision before it"},
 	C3:     {"C3", "the decision is in the journal before the first commit leaves; one controller at a time"},
@@ -148,7 +152,7 @@ var faultNames = [faults]struct{ name, meaning string }{
 	FaultFalseAck:             {"false-ack", "a member acknowledges a prepare that it has not stored"},
 	FaultUngranted:            {"ungranted", "a member plays coordinator without a grant"},
 	FaultRogue:                {"rogue", "a coordinator with a grant hands out shares that do not fit together, or two configurations"},
-	FaultForgedRequest:        {"forged-request", "somebody without the operator's key makes requests at a sled"},
+	FaultForgedRequest:        {"forged-request", "somebody without the operator's key makes requests at a sled, or somebody with it at the wrong sled"},
 	FaultControllerCrash:      {"ctl-crash", "the controller dies between two steps"},
 	FaultControllerBeforeSave: {"ctl-before-save", "it dies before the journal is written"},
 	FaultControllerAfterSave:  {"ctl-after-save", "it dies when the journal is written and nothing is sent"},

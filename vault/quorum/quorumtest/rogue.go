@@ -26,6 +26,7 @@ const (
 	mixedShares = iota // half of the shares lie on another polynomial
 	brokenOld          // the older secrets are noise
 	twoConfigs         // half of the members get another configuration
+	lackingOld         // the oldest secret is not carried over
 	waysToCheat
 )
 
@@ -86,14 +87,18 @@ func (s *Sim) defraud(c *quorum.Configuration) *fraud {
 		}
 	}
 	seed := s.seed + uint64(c.Epoch)
+	way := int(seed>>9) % waysToCheat
+	if es := quorum.Epochs(old); way == lackingOld && len(es) > 1 {
+		delete(old, es[0])
+	}
 	a, shares := Forge(seed, c.Coordinator, c.Epoch, c.Threshold, old, ids...)
 	b, others := Forge(seed+1, c.Coordinator, c.Epoch, c.Threshold, old, ids...)
 	f := &fraud{config: a, given: make([]*quorum.Configuration, len(ids)), shares: shares}
 	for i := range f.given {
 		f.given[i] = a
 	}
-	way := int(seed>>9) % waysToCheat
 	switch {
+	case way == lackingOld && len(old) > 0:
 	case way == twoConfigs:
 		for i := 1; i < len(ids); i += 2 {
 			f.given[i], f.shares[i] = b, others[i]

@@ -164,7 +164,23 @@ func (s *Sim) deliver(p pair) {
 	if m.Kind != nil {
 		s.table.kinds[quorum.KindOf(m.Kind)]++
 	}
-	_, _ = s.do(s.Sleds[p.to], quorum.PeerMessage{From: s.Sleds[p.from].ID, Message: m})
+	to := s.Sleds[p.to]
+	fx, err := s.do(to, quorum.PeerMessage{From: s.Sleds[p.from].ID, Message: m})
+	if k, ok := m.Kind.(quorum.Prepare); ok && err == nil && k.Config != nil {
+		s.checkAck(to, k.Config, &fx)
+	}
+}
+
+// checkAck is X7 for acknowledgements: they are for the very configuration that came.
+func (s *Sim) checkAck(sled *Sled, c *quorum.Configuration, fx *quorum.Effects) {
+	for _, m := range fx.Send {
+		if k, ok := m.Message.Kind.(quorum.PrepareAck); ok && k.Epoch == c.Epoch {
+			have := sled.Disk.Configs[c.Epoch]
+			if s.bad(X7, sled, have != nil && have.Equal(c)) {
+				s.broken(X7, "%s acknowledges another configuration %d than it has stored", sled.ID, c.Epoch)
+			}
+		}
+	}
 }
 
 // wire is the network's entrance: what the liar sends may be altered there.

@@ -57,6 +57,7 @@ var Verdicts = []Verdict{
 	{FaultRogue, P5, Suspended, "who finds the damage names whom it got it from, or nobody"},
 	{FaultRogue, P17, Suspended, "requests are answered: the secret is damaged"},
 	{FaultRogue, P18, Suspended, "a coordination on top of the damage ends"},
+	{FaultRogue, P6, Suspended, whyRogue},
 	{FaultRogue, P19, Suspended, whyRogue},
 	{FaultRogue, P20, Suspended, whyRogue},
 	{FaultRogue, P21, Suspended, whyRogue},
