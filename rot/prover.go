@@ -3,6 +3,7 @@ package rot
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -187,6 +188,7 @@ func (p *Prover) run(ctx context.Context) {
 		// A certificate takes the TPM as long as a quote does. It is made before the batch is closed, so that whoever comes
 		// meanwhile is in it: at a start that is most of the rack.
 		facts, err := p.certified(ctx)
+		runtime.Gosched() // handshakes that are about to ask, too: one quote serves them all
 		if batch := p.take(); len(batch) > 0 {
 			p.answer(ctx, batch, facts, err)
 		}
