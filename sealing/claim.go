@@ -60,13 +60,13 @@ type First struct {
 
 // Look reads the claim index and, where there is none, the sealing PCRs, in one turn: only an enrolment asks for them, the
 // opening of a seal leaves them to the TPM. The keys need not be enrolled yet, so the values are only as good as the bus.
-// Otherwise as [ReadClaim].
-func Look(ctx context.Context, p Params) (f First, err error) {
+// SRKName is what the state folders say of the storage root key, if they say anything. Otherwise as [ReadClaim].
+func Look(ctx context.Context, p Params, srkName []byte) (f First, err error) {
 	if p, err = p.checked(); err != nil {
 		return f, err
 	}
 	err = p.TPM.Do(ctx, func(s *tpm.Session) error {
-		srk, err := s.SRK(nil)
+		srk, err := s.FirstSRK(srkName)
 		if err != nil {
 			return err
 		}

@@ -54,7 +54,7 @@ func TestEnrolAndOpen(t *testing.T) {
 func TestLateMeasurements(t *testing.T) {
 	t.Parallel()
 	s := newSled(t)
-	first, err := Look(t.Context(), s.p)
+	first, err := Look(t.Context(), s.p, nil)
 	measured := first.PCRs
 	if err != nil {
 		t.Fatal(err)
@@ -331,7 +331,7 @@ func TestCommands(t *testing.T) {
 	approvals := s.approve(u, s.counter(u))
 	s.dut = s.bus.Open()
 	s.p.TPM = s.dut
-	first, err := Look(t.Context(), s.p)
+	first, err := Look(t.Context(), s.p, nil)
 	if err != nil || first.Claim == nil || *first.Claim != s.claim() || !bytes.Equal(first.SRKName, s.pins.SRKName) || first.PCRs != nil {
 		t.Fatalf("have %+v, %v", first, err)
 	}
@@ -352,7 +352,7 @@ func TestCommands(t *testing.T) {
 	s.p.TPM = s.dut
 	before = s.bus.Commands()
 	if err := s.dut.Turn(t.Context(), func(ctx context.Context) error {
-		if _, err := Look(ctx, s.p); err != nil {
+		if _, err := Look(ctx, s.p, s.pins.SRKName); err != nil {
 			return err
 		}
 		_, err := Open(ctx, s.p, s.pins, testRack, u.Blob(), approvals)

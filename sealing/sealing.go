@@ -125,6 +125,15 @@ func CheckPins(ctx context.Context, p Params, pins Pins) error {
 	})
 }
 
+// KeepKeys leaves storage root key and attestation key of the pins in the TPM's own memory (sealing.md §6), after an
+// enrolment. An error does no harm: the keys are made at each start then.
+func KeepKeys(ctx context.Context, p Params, pins Pins) error {
+	if len(pins.SRKName) == 0 || len(pins.AKName) == 0 {
+		return usage("pinned names of SRK and AK are missing")
+	}
+	return p.TPM.Do(ctx, func(s *tpm.Session) error { return s.Persist(pins.SRKName, pins.AKName) })
+}
+
 // ReadCounter reads the counter of the pins, authenticated, without opening the seal.
 func ReadCounter(ctx context.Context, p Params, pins Pins) (value uint64, err error) {
 	if p, err = p.checked(); err != nil {

@@ -20,6 +20,7 @@ const (
 	CodePinned  reason.Code = "tpm-pinned-name"    // the answering TPM is not the pinned one
 	CodeRC      reason.Code = "tpm-rc"             // the TPM (or somebody on the bus) answered with an error code
 	CodeExists  reason.Code = "tpm-index-exists"   // the NV index is taken
+	CodeHandles reason.Code = "tpm-handles-taken"  // the persistent handles of a key hold others
 	CodeAbsent  reason.Code = "tpm-index-absent"   // the NV index is not there
 	CodeMoved   reason.Code = "tpm-counter-moved"  // the counter has not the value the caller expected
 	CodeBank    reason.Code = "tpm-pcr-bank"       // the SHA-256 bank lacks a PCR

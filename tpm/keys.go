@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
@@ -35,16 +36,30 @@ const (
 	keyKinds
 )
 
+// handles are where a key may lie in the TPM's own memory, by the TCG's ranges: the two usual places of a storage root key
+// and of an ECC endorsement key, and one of ours for the attestation key.
+func (k keyKind) handles() []tpm2.TPMHandle {
+	switch k {
+	case srkKind:
+		return []tpm2.TPMHandle{0x81000001, 0x81000002}
+	case ekKind:
+		return []tpm2.TPMHandle{0x81010002}
+	case akKind:
+		return []tpm2.TPMHandle{0x81015c01}
+	}
+	return nil
+}
+
 // SRK makes the storage root key: ECC P-256, TCG template, owner hierarchy. A persistent copy is used if it has the pinned
 // Name. Pinned is the Name from the enrolment record; nil means first contact: whatever answers is believed, and the
 // caller must pin it. Another Name refuses with [ErrPinned].
 func (s *Session) SRK(pinned []byte) (Key, error) {
-	return s.key(srkKind, "SRK", pinned, tpm2.TPMRHOwner, tpm2.ECCSRKTemplate, 0x81000001, 0x81000002)
+	return s.key(srkKind, "SRK", pinned, tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
 }
 
 // EK makes the endorsement key: ECC P-256, TCG template L-2. Pinned as for [Session.SRK].
 func (s *Session) EK(pinned []byte) (Key, error) {
-	return s.key(ekKind, "EK", pinned, tpm2.TPMRHEndorsement, tpm2.ECCEKTemplate, 0x81010002)
+	return s.key(ekKind, "EK", pinned, tpm2.TPMRHEndorsement, tpm2.ECCEKTemplate)
 }
 
 // AK makes the attestation key: ECDSA P-256 with SHA-256, restricted, a primary of the endorsement hierarchy, because for
@@ -77,17 +92,64 @@ func ecdsaTemplate(attrs tpm2.TPMAObject, x, y []byte) tpm2.TPMTPublic {
 	}
 }
 
-func (s *Session) key(kind keyKind, what string, pinned []byte, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, persistent ...tpm2.TPMHandle) (Key, error) {
+// FirstSRK is [Session.SRK] before anything can be pinned, for a sled whose files say which key to expect: a persistent copy
+// with that Name spares making the key. It is believed no more than what SRK(nil) makes.
+func (s *Session) FirstSRK(expected []byte) (Key, error) {
+	if k, ok := s.persistent(srkKind, expected); ok {
+		s.keys[srkKind] = k
+		return k, nil
+	}
+	return s.SRK(nil)
+}
+
+// Persist leaves the pinned storage root key and attestation key in the TPM's own memory, each at the first of its places
+// that is free, so that no start and no quote makes or loads them. What others put there is left alone. It needs an empty
+// owner auth and room in the TPM; without them everything works, more slowly.
+func (s *Session) Persist(srk, ak []byte) (err error) {
+	for _, k := range []struct {
+		kind keyKind
+		what string
+		make func([]byte) (Key, error)
+		name []byte
+	}{{srkKind, "SRK", s.SRK, srk}, {akKind, "AK", s.AK, ak}} {
+		key, failed := k.make(k.name)
+		if failed == nil {
+			failed = s.evict(k.kind, k.what, key)
+		}
+		err = errors.Join(err, failed)
+	}
+	return err
+}
+
+// evict copies a key to a persistent handle, unless it comes from one.
+func (s *Session) evict(kind keyKind, what string, k Key) (err error) {
+	if k.Handle>>24 == persistentFirst>>24 {
+		return nil
+	}
+	if s.t.handles, err = s.list(persistentFirst); err != nil {
+		return err
+	}
+	places := kind.handles()
+	i := slices.IndexFunc(places, func(h tpm2.TPMHandle) bool { return !slices.Contains(s.t.handles, h) })
+	if i < 0 {
+		return reason.New(CodeHandles, "nothing needs to be done: the key is made at each start", "tpm: persist %s: its handles are taken", what)
+	}
+	if _, err := run(s, "persist "+what, tpm2.EvictControl{
+		Auth: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, ObjectHandle: k.named(), PersistentHandle: places[i],
+	}); err != nil {
+		return err
+	}
+	s.t.handles = append(s.t.handles, places[i])
+	return nil
+}
+
+func (s *Session) key(kind keyKind, what string, pinned []byte, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (Key, error) {
 	if k := s.keys[kind]; k.Handle != 0 {
 		return k, k.check(what, pinned)
 	}
-	if pinned != nil {
-		for _, h := range persistent {
-			if k, ok := s.persistent(h, pinned); ok {
-				s.keys[kind] = k
-				return k, nil
-			}
-		}
+	if k, ok := s.persistent(kind, pinned); ok {
+		s.keys[kind] = k
+		return k, nil
 	}
 	if k, ok := s.recall(kind, pinned); ok {
 		s.keys[kind] = k
@@ -148,18 +210,30 @@ func (k Key) check(what string, pinned []byte) error {
 
 func clip(b []byte) []byte { return b[:min(len(b), 66)] }
 
-// persistent looks for the pinned key at a persistent handle. That the handle's public part has the pinned Name is
-// enough: a session salted to it works only if the TPM holds the private part.
-func (s *Session) persistent(h tpm2.TPMHandle, pinned []byte) (Key, bool) {
-	if !slices.Contains(s.t.handles, h) {
+// persistent looks for the key of a Name at its persistent handles. That the handle's public part has the Name is enough: a
+// session salted to it works, and a quote verifies, only if the TPM holds the private part. So a key that was found is
+// looked for again only after a turn that failed.
+func (s *Session) persistent(kind keyKind, name []byte) (Key, bool) {
+	if name == nil {
 		return Key{}, false
 	}
-	rsp, err := run(s, "read public", tpm2.ReadPublic{ObjectHandle: h})
-	if err != nil {
-		return Key{}, false
+	if k := s.t.found[kind]; k.Handle != 0 && bytes.Equal(k.Name.Buffer, name) {
+		return k, true
 	}
-	k, err := newKey(h, &rsp.OutPublic)
-	return k, err == nil && bytes.Equal(k.Name.Buffer, pinned)
+	for _, h := range kind.handles() {
+		if !slices.Contains(s.t.handles, h) {
+			continue
+		}
+		rsp, err := run(s, "read public", tpm2.ReadPublic{ObjectHandle: h})
+		if err != nil {
+			continue
+		}
+		if k, err := newKey(h, &rsp.OutPublic); err == nil && bytes.Equal(k.Name.Buffer, name) {
+			s.t.found[kind] = k
+			return k, true
+		}
+	}
+	return Key{}, false
 }
 
 // primary makes a primary key from a template.

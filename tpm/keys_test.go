@@ -10,6 +10,7 @@ import (
 
 	"github.com/sledvault/sledvault/tpm"
 	"github.com/sledvault/sledvault/tpm/tpmtest"
+	"github.com/sledvault/sledvault/vault/reason"
 )
 
 // evict makes a loaded object persistent.
@@ -217,4 +218,104 @@ func TestKeptKeys(t *testing.T) {
 	if made != 2 || loaded != 4 {
 		t.Errorf("after a reset: have %d keys made and %d loads, want 2 and 4", made, loaded)
 	}
+}
+
+// TestPersist: keys in the TPM's own memory are found by their Names and cost nothing afterwards; whatever else lies there, and
+// whatever the bus says of it, the pinned key is used.
+func TestPersist(t *testing.T) {
+	t.Parallel()
+	bus := tpmtest.New(t)
+	dut := bus.Open()
+	var srk, ak []byte
+	tpmtest.Do(t, dut, func(s *tpm.Session) error {
+		k, err := s.SRK(nil)
+		if err != nil {
+			return err
+		}
+		srk = bytes.Clone(k.Name.Buffer)
+		// Somebody else's key in the first place: an EK, say.
+		if k, err = s.EK(nil); err != nil {
+			return err
+		}
+		evict(t, s, k, 0x81000001)
+		k, err = s.AK(nil)
+		ak = bytes.Clone(k.Name.Buffer)
+		return err
+	})
+	use := func(s *tpm.Session) error { // what a start does: a salted session and a quote
+		k, err := s.FirstSRK(srk)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(k.Name.Buffer, srk) {
+			t.Errorf("have key %x, want %x", k.Name.Buffer, srk)
+		}
+		if _, err := s.Kept(k); err != nil {
+			return err
+		}
+		if k, err = s.AK(ak); err != nil {
+			return err
+		}
+		_, _, err = s.Quote(k, [32]byte{1}, []int{0})
+		return err
+	}
+	commands := func(want int) {
+		t.Helper()
+		before := bus.Commands()
+		tpmtest.Do(t, dut, use)
+		if n := bus.Commands() - before; n != want {
+			t.Errorf("have %d commands, want %d", n, want)
+		}
+		tpmtest.NothingLoaded(t, dut)
+	}
+	for range 2 {
+		tpmtest.Do(t, dut, func(s *tpm.Session) error { return s.Persist(srk, ak) })
+		tpmtest.NothingLoaded(t, dut)
+	}
+	commands(3) // session, quote, flush
+	bus.PowerCycle()
+	dut = bus.Open()
+	commands(2 + 1 + 3) // the places of the SRK and of the AK are looked at
+	commands(3)
+
+	bus.Interpose(nil, func(cmd, rsp []byte) []byte { // the bus shows another key: it is made instead
+		if tpmtest.Is(cmd, tpm2.TPMCCReadPublic) {
+			rsp[60] ^= 1
+		}
+		return rsp
+	})
+	dut = bus.Open()
+	tpmtest.Do(t, dut, use)
+	bus.Interpose(nil, nil)
+
+	dut = bus.Open()
+	tpmtest.Do(t, dut, use)
+	tpmtest.Do(t, bus.Open(), func(s *tpm.Session) error { // somebody removes them behind our back
+		k, err := s.SRK(srk)
+		if err != nil {
+			return err
+		}
+		evict(t, s, k, k.Handle)
+		return nil
+	})
+	if err := dut.Do(t.Context(), use); err == nil {
+		t.Error("a key that is gone was used")
+	}
+	tpmtest.Do(t, dut, use)
+	if err := dut.Do(t.Context(), func(s *tpm.Session) error { _, err := s.SRK(ak); return err }); !errors.Is(err, tpm.ErrPinned) {
+		t.Errorf("another pinned name: %v", err)
+	}
+	// Both places taken: nothing is pushed out.
+	tpmtest.Do(t, dut, func(s *tpm.Session) error {
+		k, err := s.EK(nil)
+		if err != nil {
+			return err
+		}
+		evict(t, s, k, 0x81000002)
+		return nil
+	})
+	if err := dut.Do(t.Context(), func(s *tpm.Session) error { return s.Persist(srk, ak) }); reason.CodeOf(err) != tpm.CodeHandles {
+		t.Errorf("both places taken: %v", err)
+	}
+	tpmtest.Do(t, dut, use)
 }

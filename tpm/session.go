@@ -247,6 +247,9 @@ func (s *Session) end(clean bool) {
 		}
 		clean = s.Flush(h) == nil && clean
 	}
+	if !clean {
+		s.t.found = [keyKinds]Key{}
+	}
 	if !clean && s.t.raw && !s.t.lost {
 		s.t.dirty = s.sweep() != nil
 	}

@@ -45,6 +45,7 @@ type TPM struct {
 	props   Properties
 	handles []tpm2.TPMHandle // persistent objects at the time of opening: a hint
 	kept    [keyKinds]*kept  // guarded by the turn
+	found   [keyKinds]Key    // persistent keys with the Name that was asked for; guarded by the turn
 }
 
 // Open opens a TPM. Behind anything but the kernel's resource manager it flushes the objects and sessions that an earlier
@@ -199,6 +200,7 @@ func (s *Session) share(ctx context.Context, f func(*Session) error) error {
 		return nil
 	}
 	s.Drop() // its nonces may be out of step
+	s.t.found = [keyKinds]Key{}
 	for _, h := range slices.Backward(slices.Clone(s.loaded)) {
 		if !slices.Contains(before, h) && !s.t.lost {
 			_ = s.Flush(h) // what cannot be flushed now is flushed at the end

@@ -16,6 +16,7 @@ import (
 	"github.com/sledvault/sledvault/sp"
 	"github.com/sledvault/sledvault/tpm"
 	"github.com/sledvault/sledvault/vault/api"
+	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/ledger"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/wire"
@@ -93,19 +94,17 @@ func (d *Daemon) openTPM(ctx context.Context) error {
 // lost its seal both wait to be enrolled; the second keeps its old files.
 //
 // All of it is one turn with the TPM: one storage root key and one salted session serve the claim, the seal and the counter.
-// The enrolment sets are read and decoded meanwhile.
 func (d *Daemon) openSeal(ctx context.Context) error {
 	d.boot.wait("", nil)
-	files := make(chan setFiles, 1)
-	go func() { files <- readSets(d.dirs()) }()
+	files := readSets(d.dirs())
 	p := d.sealParams()
 	return p.TPM.Turn(ctx, func(turn context.Context) error {
-		first, err := sealing.Look(turn, p)
+		first, err := sealing.Look(turn, p, files.srkName(d.identity()))
 		if err != nil {
 			return retry(err)
 		}
 		d.setFirst(first)
-		f, rec, err := d.compareClaim(turn, first.Claim, <-files)
+		f, rec, err := d.compareClaim(turn, first.Claim, files)
 		if err != nil || rec == nil {
 			return err
 		}
@@ -129,6 +128,19 @@ type setFile struct {
 	raw []byte
 	set *enroll.Set
 	err error
+}
+
+// srkName is the storage root key that the newest set expects in the TPM of a sled, nil if it expects none.
+func (f setFiles) srkName(me ident.Baseboard) []byte {
+	for _, s := range f.sets {
+		if s.err != nil {
+			continue
+		}
+		if rec, ok := s.set.Find(me); ok {
+			return rec.SRKName
+		}
+	}
+	return nil
 }
 
 func readSets(dirs [2]string) (f setFiles) {

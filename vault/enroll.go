@@ -213,6 +213,9 @@ func (d *Daemon) enroll(ctx context.Context, c *api.Conn, set *enroll.Set, envel
 		return err
 	}
 	d.trace.saveDone(saveEnrolment, l.Status().Sequence)
+	if err := sealing.KeepKeys(ctx, d.sealParams(), sealing.Pins{SRKName: d.claim.record.SRKName, AKName: d.claim.record.AKName}); err != nil {
+		d.log.Warn("TPM: its keys are made anew at each start", "err", err, "hint", reason.HintOf(err))
+	}
 	d.log.Info("enrolled", "rack_id", set.Rack, "generation", set.Generation)
 	d.setSet(set)
 	d.setUnsealed(u)

@@ -136,6 +136,9 @@ func (b *bench) seal(ctx context.Context, device string) (path string, err error
 		return "", err
 	}
 	defer u.Destroy()
+	if err := sealing.KeepKeys(ctx, f.params(t), f.Pins); err != nil { // as each enrolment of a sled does
+		return "", err
+	}
 	counter, err := u.Counter(ctx)
 	if err != nil {
 		return "", err
