@@ -312,7 +312,7 @@ func networkStatus(n *network) *api.NetworkStatus {
 	if have.Generation == 0 {
 		return nil
 	}
-	out := &api.NetworkStatus{Generation: have.Generation, SHA256: networkReply(have).SHA256, Bytes: len(have.Blob)}
+	out := &api.NetworkStatus{Generation: have.Generation, Bytes: len(have.Blob)}
 	if !from.IsZero() {
 		out.From = &from
 	}

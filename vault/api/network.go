@@ -21,10 +21,10 @@ type NetworkConfigRequest struct {
 	Blob       []byte `json:"blob"`       // at most 500 KiB
 }
 
-// NetworkStatus says which network configuration a sled has, without what is in it.
+// NetworkStatus says which network configuration a sled has, without what is in it. Its digest is for the agent only: anyone
+// may read the status, and could try passwords in a known form.
 type NetworkStatus struct {
 	Generation uint64           `json:"generation"`
-	SHA256     string           `json:"sha256"` // of the blob, hex
 	Bytes      int              `json:"bytes"`
 	From       *ident.Baseboard `json:"from"` // the peer that gave it; null if it was the agent, or before the last start
 }
