@@ -13,6 +13,7 @@ CONSTANTS
     Plans,        \* [1..MaxEpoch -> set of [members, k, need]]: memberships that the operator may ask for
     LrtqNode,     \* sleds with an LRTQ share; {} if the rack was born with this protocol
     LrtqK,        \* LRTQ's threshold
+    Prune,        \* TRUE: a change may drop older secrets (protocol.md §8.7)
     Loader,       \* sleds that are asked for rack secrets
     Liar,         \* members that send what no honest member would
     MaxCrash,     \* crashes of sleds
@@ -43,9 +44,9 @@ Max(S) == IF S = {} THEN 0 ELSE CHOOSE x \in S : \A y \in S : y <= x
 (* Configurations, grants and certificates (protocol.md §5, §7). *)
 
 NoChange == [st |-> "unused", members |-> {}, k |-> 0, need |-> 0, coord |-> CHOOSE n \in Node : TRUE,
-             last |-> 0, lrtq |-> FALSE, id |-> 0]
+             last |-> 0, lrtq |-> FALSE, keep |-> 0, id |-> 0]
 
-Lrtq == LrtqNode # {}
+Lrtq == chg[1].st = "lrtq" \* the rack began with the older scheme, which is epoch 1 here
 Decided == {e \in Epoch : chg[e].st = "decided"}
 Highest == Max({e \in Epoch : chg[e].st # "unused"})
 LastDecided == Max(Decided)
@@ -55,7 +56,8 @@ Config(e, id) ==
     IF id = Forged THEN [members |-> Node, k |-> 2, coord |-> CHOOSE l \in Liar : TRUE, old |-> 1..(e - 1)]
     ELSE made[e][id]
 
-GrantOf(e, c) == [e |-> e, members |-> c.members, k |-> c.k, coord |-> c.coord, last |-> c.last, lrtq |-> c.lrtq]
+GrantOf(e, c) == [e |-> e, members |-> c.members, k |-> c.k, coord |-> c.coord, last |-> c.last,
+                  lrtq |-> c.lrtq, keep |-> c.keep]
 GrantsOf(e) == (IF chg[e].st \in {"unused", "lrtq"} THEN {} ELSE {GrantOf(e, chg[e])})
                \cup {g \in stray.grants : g.e = e}
 Certified(e, id) == (chg[e].st = "decided" /\ chg[e].id = id) \/ <<e, id>> \in stray.certs
@@ -86,6 +88,7 @@ Prepared(s, e) == s.cfg[e] # 0 /\ e \in s.sh
 MembersAt(s, e) == Config(e, s.cfg[e]).members
 From(c) == IF c.base = 0 THEN 1 ELSE c.base \* the epoch that a coordination collects
 Active(s) == s.up /\ s.exp = 0
+Package(s) == 1 \in s.sh /\ s.cfg[1] = 0 \* it has a package of the older scheme
 
 Forget(s) == [s EXCEPT !.coord = NoCoord, !.comp = NoComp, !.load = NoLoad, !.has = 0]
 EndOlder(s, e) == IF s.coord.e # 0 /\ s.coord.e < e THEN [s EXCEPT !.coord = NoCoord] ELSE s
@@ -100,10 +103,10 @@ DoCommit(s, n, e) ==
                 ELSE [b EXCEPT !.load = [e |-> e, got |-> seed, wait |-> TRUE]]
     IN IF s.comp.e # 0 /\ s.comp.e <= e THEN [c EXCEPT !.comp = NoComp] ELSE c
 
-\* checkOldSecrets: a secret for every older epoch that the node knows as committed, the older scheme included.
-CarriesOld(s, n, e, c) ==
-    /\ Cardinality({x \in s.com : x < e}) + (IF n \in LrtqNode THEN 1 ELSE 0) <= Cardinality(c.old)
-    /\ n \in LrtqNode => e > 1
+\* checkOldSecrets: a secret for every older epoch from keep on that the node knows as committed, the older scheme included.
+CarriesOld(s, e, c, keep) ==
+    /\ Cardinality({x \in s.com : keep <= x /\ x < e}) + (IF Package(s) /\ keep <= 1 THEN 1 ELSE 0) <= Cardinality(c.old)
+    /\ Package(s) => e > 1
 
 \* learnCommit: act on a proven commit whose request was missed (protocol.md §8.3). LearnOk says whether it does anything.
 LearnOk(s, n, e, id) ==
@@ -111,7 +114,7 @@ LearnOk(s, n, e, id) ==
     /\ n \in Config(e, id).members
     /\ Last(s) < e
     /\ s.cfg[e] \in {0, id}
-    /\ CarriesOld(s, n, e, Config(e, id))
+    /\ CarriesOld(s, e, Config(e, id), chg[e].keep) \* which the certificate says too
 
 DoLearn(s, n, e, id) ==
     IF Prepared(s, e) THEN DoCommit(s, n, e)
@@ -133,7 +136,7 @@ Wanted(s) == {e \in Epoch : \/ s.coord.ph = "collect" /\ From(s.coord) = e
                             \/ s.comp.e = e
                             \/ s.load.e = e}
 Givers(s, e) == IF Lrtq /\ e = 1 THEN chg[s.coord.e].members ELSE MembersAt(s, e)
-Needed(s, e) == IF Lrtq /\ e = 1 THEN LrtqK ELSE Config(e, s.cfg[e]).k
+Needed(s, e) == IF Lrtq /\ e = 1 THEN chg[1].k ELSE Config(e, s.cfg[e]).k
 
 -----------------------------------------------------------------------------
 (* What a node's step does to the rest. *)
@@ -177,16 +180,17 @@ Distribute(n, s, g, old) ==
 
 \* BeginChange, BeginInit and Again. The grant may reach the coordinator from then on. A change that is being prepared is
 \* aborted by it; that is the same as aborting it earlier, since an abort is told to nobody.
-CtlBegin(e, p, c) ==
+CtlBegin(e, p, c, keep) ==
     LET last == LastDecided
         up   == Lrtq /\ (last = 0 \/ Off("UpgradeOnce"))
         r    == [NoChange EXCEPT !.st = "preparing", !.members = p.members, !.k = p.k, !.need = p.need, !.coord = c,
                                  !.last = IF up THEN 0 ELSE IF Off("CommittedCoordinator") THEN Last(node[c]) ELSE last,
-                                 !.lrtq = up]
+                                 !.lrtq = up, !.keep = keep]
     IN /\ e = Highest + 1
        /\ c \in p.members \ Liar
-       /\ IF up THEN c \in LrtqNode ELSE last = 0 \/ last \in node[c].com \/ Off("CommittedCoordinator")
+       /\ IF up THEN c \in chg[1].members ELSE last = 0 \/ last \in node[c].com \/ Off("CommittedCoordinator")
        /\ last # 0 => p.members \cap Gone = {}
+       /\ IF last = 0 THEN keep = 0 ELSE chg[last].keep <= keep /\ keep <= last \* it never goes down
        /\ \/ /\ chg' = [x \in Epoch |-> IF x = e THEN r ELSE IF chg[x].st = "preparing" THEN [chg[x] EXCEPT !.st = "aborted"]
                                       ELSE chg[x]]
              /\ ctl' = {}
@@ -243,10 +247,10 @@ CtlCrash ==
 ReconfigureOk(s, n, g) ==
     /\ Active(s)
     /\ g.coord = n /\ n \in g.members
-    /\ IF g.lrtq THEN /\ 1 \in s.sh /\ g.e >= 2
+    /\ IF g.lrtq THEN /\ Package(s) /\ g.e >= 2
                       /\ s.com = {}
-                 ELSE ~(n \in LrtqNode /\ s.com = {})
-    /\ g.last = Last(s)
+                 ELSE ~(Package(s) /\ s.com = {})
+    /\ g.last = Last(s) /\ g.keep <= g.last
     /\ Sure(s) <= Last(s)
     /\ Latest(s) < g.e
     /\ s.coord.e < g.e
@@ -294,7 +298,7 @@ Covers(g, e, c) ==
     /\ g.e = e /\ g.members = c.members /\ g.k = c.k /\ g.coord = c.coord
     /\ ((g.last # 0 \/ g.lrtq) <=> c.old # {})
     /\ g.lrtq => g.last = 0 /\ Cardinality(c.old) = 1
-    /\ g.last < e
+    /\ g.last < e /\ g.keep <= g.last
 
 PrepareOk(s, n, e, id, from, gs) ==
     LET c == Config(e, id) IN
@@ -305,9 +309,9 @@ PrepareOk(s, n, e, id, from, gs) ==
     /\ s.cfg[e] \in {0, id}
     /\ \/ Prepared(s, e)
        \/ /\ ~(s.coord.e = e /\ s.cfg[e] = 0)
-          /\ CarriesOld(s, n, e, c)
-          /\ \/ Off("CheckGrant")
+          /\ \/ Off("CheckGrant") /\ CarriesOld(s, e, c, 0)
              \/ \E g \in gs : /\ Covers(g, e, c)
+                              /\ CarriesOld(s, e, c, g.keep)
                               /\ LET have == IF Last(s) > Sure(s) THEN Last(s) ELSE Sure(s)
                                  IN ~(have > g.last /\ have < e)
 
@@ -371,7 +375,7 @@ NodeShare(n, q, e) ==
        /\ IF enough
           THEN \E g \in {x \in GrantsOf(s.coord.e) : x.coord = n} :
                    Distribute(n, TakeLoad(s, q, e), [g EXCEPT !.last = s.coord.base],
-                              {e} \cup (IF Lrtq /\ e = 1 THEN {} ELSE Config(e, s.cfg[e]).old))
+                              {e} \cup (IF Lrtq /\ e = 1 THEN {} ELSE {x \in Config(e, s.cfg[e]).old : x >= g.keep}))
           ELSE /\ Steps(n, TakeLoad(IF coords THEN [s EXCEPT !.coord.got = @ \cup {q}]
                                     ELSE IF s.coord.e = 0 THEN TakeComp(s, n, q, e) ELSE s, q, e))
                /\ UNCHANGED <<made, spent>>
@@ -469,7 +473,7 @@ Restart(n) ==
 
 Init ==
     /\ node = [n \in Node |-> Fresh(n)]
-    /\ chg = [e \in Epoch |-> IF Lrtq /\ e = 1 THEN [NoChange EXCEPT !.st = "lrtq", !.members = LrtqNode, !.k = LrtqK]
+    /\ chg = [e \in Epoch |-> IF LrtqNode # {} /\ e = 1 THEN [NoChange EXCEPT !.st = "lrtq", !.members = LrtqNode, !.k = LrtqK]
                               ELSE NoChange]
     /\ ctl = {}
     /\ made = [e \in Epoch |-> <<>>]
@@ -477,8 +481,11 @@ Init ==
     /\ stray = [grants |-> {}, certs |-> {}]
     /\ spent = [node |-> 0, ctl |-> 0]
 
+\* What a change may drop: nothing more, or everything that is older than the last decision.
+Keeps == IF Prune /\ Cardinality(Decided) > 1 THEN {chg[LastDecided].keep, LastDecided} ELSE {0}
+
 Controller ==
-    \/ Highest < MaxEpoch /\ \E p \in Plans[Highest + 1] : \E c \in p.members : CtlBegin(Highest + 1, p, c)
+    \/ Highest < MaxEpoch /\ \E p \in Plans[Highest + 1] : \E c \in p.members : \E keep \in Keeps : CtlBegin(Highest + 1, p, c, keep)
     \/ Highest # 0 /\ (CtlPoll(Highest) \/ CtlDecide(Highest) \/ CtlAbortDecided)
     \/ CtlCrash
 
@@ -554,8 +561,9 @@ OneDecision == \* at most one per epoch, and each builds on the one before: no b
 Reconstructible == \* X5: what was decided can lose as many members as the controller waited for beyond the threshold
     \A e \in Decided : Cardinality({n \in chg[e].members : Prepared(node[n], e)}) + Cardinality(Liar) >= chg[e].need
 
-OldSecretsCarried == \* X8: and the LRTQ secret, as epoch 1
-    \A e \in Decided : made[e][chg[e].id].old = {x \in Decided : x < e} \cup (IF Lrtq THEN {1} ELSE {})
+OldSecretsCarried == \* X8: and the LRTQ secret, as epoch 1; but for what the operator has dropped
+    \A e \in Decided : made[e][chg[e].id].old =
+        {x \in Decided \cup (IF Lrtq THEN {1} ELSE {}) : chg[e].keep <= x /\ x < e}
 
 LoadedIsDecided == \* X6: what is in memory is the secret of a decided epoch of which this node holds a share
     \A n \in Node : node[n].has # 0 => node[n].has \in node[n].com \cap Decided

@@ -69,7 +69,7 @@ Idles(n, e, kind) ==
 \* Everything else is a step of Quorum itself: <<kind, sled, other, epoch, state afterwards>>.
 Step(ev) ==
     LET n == ev[2] q == ev[3] e == ev[4] IN
-    CASE ev[1] = "begin"       -> CtlBegin(e, [members |-> ev[5], k |-> ev[6], need |-> ev[7]], n) /\ chg'[e].last = ev[8]
+    CASE ev[1] = "begin"       -> CtlBegin(e, [members |-> ev[5], k |-> ev[6], need |-> ev[7]], n, ev[9]) /\ chg'[e].last = ev[8]
       [] ev[1] = "decide"      -> Decides(e, ev[5])
       [] ev[1] = "get"         -> AnswersWith(n, q, e, ev[5])
       [] ev[1] = "compare"     -> Compares(n, e)
@@ -89,7 +89,15 @@ Step(ev) ==
       [] ev[1] = "start"       -> Restart(n) /\ Is(n, ev[5])
       [] OTHER                 -> FALSE
 
-TraceInit == Init /\ at = 1 /\ run \in DOMAIN Runs
+\* Init, with the older scheme of this run: <<its members, its threshold>>.
+TraceInit ==
+    /\ at = 1 /\ run \in DOMAIN Runs
+    /\ LET old == Runs[run].lrtq IN
+       /\ node = [n \in Node |-> [Fresh(n) EXCEPT !.sh = IF n \in old[1] THEN {1} ELSE {}]]
+       /\ chg = [e \in Epoch |-> IF old[1] # {} /\ e = 1 THEN [NoChange EXCEPT !.st = "lrtq", !.members = old[1], !.k = old[2]]
+                                 ELSE NoChange]
+    /\ ctl = {} /\ made = [e \in Epoch |-> <<>>] /\ acks = {} /\ reqs = {} /\ shares = {}
+    /\ stray = [grants |-> {}, certs |-> {}] /\ spent = [node |-> 0, ctl |-> 0]
 TraceNext ==
     /\ run' = run
     /\ IF at <= Len(Events) THEN at' = at + 1 /\ Step(Events[at])

@@ -11,6 +11,7 @@ import (
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/quorum"
 	"github.com/sledvault/sledvault/vault/rack"
+	"github.com/sledvault/sledvault/vault/reason"
 )
 
 // This file writes runs of the simulation as a module of TLA+, for docs/model/Trace.tla, which holds each event against
@@ -29,6 +30,7 @@ type Traced struct {
 	phase  map[ident.Epoch]rack.Phase          // of the controller's changes
 	bases  map[ident.Epoch]map[int]ident.Epoch // what a coordinator built an epoch on
 	epochs ident.Epoch                         // the highest
+	lrtq   string                              // members and threshold of the older scheme
 	forgot bool                                // a sled started from less than it had stored: outside the model
 }
 
@@ -51,9 +53,14 @@ func Trace(s *Sim, seed uint64) *Traced {
 		sim: s, seed: seed, liar: s.liar, held: make([]string, len(s.Sleds)), stored: make([]string, len(s.Sleds)),
 		ids: map[ident.Epoch][]quorum.Digest{}, phase: map[ident.Epoch]rack.Phase{}, bases: map[ident.Epoch]map[int]ident.Epoch{},
 	}
+	var older []ident.Baseboard
 	for i, sled := range s.Sleds {
 		t.held[i], t.stored[i] = t.state(sled), t.disk(sled)
+		if sled.Disk.LRTQ != nil {
+			older = append(older, sled.ID)
+		}
 	}
+	t.lrtq = fmt.Sprintf("<<%s, %d>>", t.set(older), s.lrtq)
 	s.Watch = t.watch
 	return t
 }
@@ -82,7 +89,8 @@ func (t *Traced) controller() {
 	t.phase[c.Epoch] = c.Phase
 	t.epochs = max(t.epochs, c.Epoch)
 	if before == "" {
-		t.add(`<<"begin", %d, 0, %d, %s, %d, %d, %d>>`, t.number(c.Coordinator), c.Epoch, t.set(c.Members), c.Threshold, c.NeedAcks, c.LastCommitted)
+		t.add(`<<"begin", %d, 0, %d, %s, %d, %d, %d, %d>>`, t.number(c.Coordinator), c.Epoch, t.set(c.Members), c.Threshold, c.NeedAcks, c.LastCommitted,
+			t.sim.ctl.disk.Change.KeepFrom)
 	}
 	if decided := func(p rack.Phase) bool { return p == rack.Decided || p == rack.Done }; decided(c.Phase) && !decided(before) {
 		t.add(`<<"decide", %d, 0, %d, %s>>`, t.number(c.Coordinator), c.Epoch, t.set(c.Acked))
@@ -103,14 +111,14 @@ func (t *Traced) step(e Event) {
 		}
 		return
 	}
-	if now := t.state(e.Sled); now == t.held[e.Sled.Index] && (kind == "reconfigure" || kind == "commit" || kind == "hand") {
+	if now := t.state(e.Sled); now == t.held[e.Sled.Index] && t.stateDecides(kind, epoch, e.Err) {
 		t.add(`<<"idle", %d, 0, %d, "%s">>`, e.Sled.Index+1, epoch, kind)
 	}
 	if e.Err != nil {
 		return
 	}
-	if isOlderScheme(e.Input) && e.Sled.Disk.LRTQ == nil {
-		return // a rack that never had it: nobody honest asks
+	if older := t.sim.lrtq != 0; kind == "get" && epoch == quorum.LRTQEpoch && older != isOlderScheme(e.Input) {
+		return // a question of the other scheme: only a liar asks it
 	}
 	if answer := answered(e); kind == "get" && answer != "" && epoch > 0 && epoch <= t.epochs { // liars ask for anything
 		t.add(`<<"get", %d, %d, %d, "%s">>`, e.Sled.Index+1, other, epoch, answer)
@@ -119,6 +127,19 @@ func (t *Traced) step(e Event) {
 	if now := t.state(e.Sled); now != t.held[e.Sled.Index] {
 		t.put(kind, e.Sled, other, epoch, now)
 	}
+}
+
+// stateDecides reports whether nothing but the sled's state explains that a request of the controller changed nothing.
+func (t *Traced) stateDecides(kind string, epoch ident.Epoch, err error) bool {
+	if kind != "reconfigure" && kind != "commit" && kind != "hand" || t.phase[epoch] == "" {
+		return false
+	}
+	switch reason.CodeOf(err) {
+	case "", quorum.CodeExpunged, quorum.CodeLastCommittedMismatch, quorum.CodePreparedEpochMismatch, quorum.CodeReconfigurationRunning,
+		quorum.CodeReconfigurationConflict, quorum.CodeUpgradeRequired, quorum.CodeUpgradeRunning, quorum.CodeAlreadyUpgraded, quorum.CodeNotPrepared:
+		return true
+	}
+	return false // forged in form or authority
 }
 
 // compares writes that a sled asks for shares to compare them (docs/protocol.md §8.5), which the model does not know.
@@ -200,7 +221,7 @@ func isOlderScheme(in quorum.Input) bool {
 }
 
 // answered is how a sled answered a request for a share, in the model's words; empty if the message was no message of this
-// rack.
+// rack, or came without the grant that the model takes for granted.
 func answered(e Event) string {
 	for _, m := range e.Effects.Send {
 		switch m.Message.Kind.(type) {
@@ -218,7 +239,7 @@ func answered(e Event) string {
 			return "silence"
 		case quorum.CodeNotMember:
 			return "note"
-		case quorum.CodeInvalidRackID:
+		case quorum.CodeInvalidRackID, quorum.CodeGrantMissing, quorum.CodeGrantMismatch, quorum.CodeGrantInvalid:
 			return ""
 		}
 	}
@@ -280,11 +301,15 @@ func (t *Traced) disk(s *Sled) string {
 	if len(cfg) > 0 {
 		configs = strings.Join(cfg, " @@ ")
 	}
+	shares := quorum.Epochs(s.Disk.Shares)
+	if s.Disk.LRTQ != nil {
+		shares = append(shares, quorum.LRTQEpoch)
+	}
 	x := ident.Epoch(0)
 	if s.Disk.Expunged != nil {
 		x = s.Disk.Expunged.Epoch
 	}
-	return fmt.Sprintf("%s, %s, %s, %s, %d", configs, numbers(quorum.Epochs(s.Disk.Shares)), numbers(quorum.Epochs(s.Disk.Commits)),
+	return fmt.Sprintf("%s, %s, %s, %s, %d", configs, numbers(shares), numbers(quorum.Epochs(s.Disk.Commits)),
 		numbers(quorum.Epochs(s.Disk.Certificates)), x)
 }
 
@@ -352,7 +377,7 @@ func WriteTraces(w io.Writer, runs []*Traced) error {
 		if t.liar != nil {
 			liars = fmt.Sprintf("{%d}", t.liar.Index+1)
 		}
-		fmt.Fprintf(&b, "[seed |-> \"%d\", liars |-> %s, events |-> <<\n%s\n>>]", t.seed, liars, strings.Join(t.events, ",\n"))
+		fmt.Fprintf(&b, "[seed |-> \"%d\", liars |-> %s, lrtq |-> %s, events |-> <<\n%s\n>>]", t.seed, liars, t.lrtq, strings.Join(t.events, ",\n"))
 		if i < len(runs)-1 {
 			b.WriteString(",")
 		}

@@ -89,7 +89,7 @@ func TestTraceForm(t *testing.T) {
 		state = `<<(?:TRUE|FALSE), ` + cfg + `, ` + set + `, ` + set + `, ` + set + `, \d+, <<\d+, \d+, "(?:none|collect|prepare)", ` + set + `, ` + set +
 			`>>, <<\d+, ` + set + `>>, <<\d+, ` + set + `, (?:TRUE|FALSE)>>, \d+>>`
 	)
-	event := regexp.MustCompile(`^<<"([a-z]+)", \d+, \d+, \d+(?:, (?:` + state + `|<<>>|"[a-z]+"|` + set + `(?:, \d+, \d+, \d+)?))?>>,?$`)
+	event := regexp.MustCompile(`^<<"([a-z]+)", \d+, \d+, \d+(?:, (?:` + state + `|<<>>|"[a-z]+"|` + set + `(?:(?:, \d+){4})?))?>>,?$`)
 	seen := map[string]int{}
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); !strings.HasPrefix(line, `<<"`) {
