@@ -163,15 +163,49 @@ func (d *Daemon) EnrollSet(ctx context.Context, c *api.Conn, envelope []byte) (u
 	if err != nil {
 		return 0, err
 	}
-	if d.getStore() == nil {
+	switch {
+	case d.getState() == api.StateLostSeal && d.learnKeys(set):
+		d.log.Info("another membership key", "fingerprint", enroll.Fingerprint(set.MembershipKey), "generation", set.Generation)
+	case d.getStore() == nil:
 		err = d.enroll(ctx, c, set, envelope)
-	} else {
+	default:
 		err = d.adoptSet(ctx, set, envelope)
 	}
 	if cur := d.Set(); err == nil && cur != nil {
 		return cur.Generation, nil
 	}
 	return 0, err
+}
+
+// learnKeys has a sled that lost its seal follow a change of the membership key that it has missed, so that it can be
+// enrolled again (recovery.md §7). It is told by a set that the recovery key of the one it holds has signed. If its folders
+// are empty, it first needs the last set under the key that the TPM remembers, no older than the one remembered with it.
+// What it learns so is in memory only; its enrolment makes it durable. It reports whether the set told something new.
+func (d *Daemon) learnKeys(set *enroll.Set) bool {
+	d.mu.RLock()
+	held, claim := d.set, d.claimed
+	d.mu.RUnlock()
+	switch {
+	case held != nil:
+		if !enroll.Rekeys(held, set) || enroll.VerifySuccessor(held, set) != nil {
+			return false
+		}
+	case claim == nil || set.Rack != claim.Rack || set.Generation < claim.SetGeneration ||
+		set.Generation == claim.SetGeneration && set.Digest() != claim.SetDigest ||
+		set.VerifyFirst(enroll.FingerprintOf(claim.KeyDigest)) != nil:
+		return false
+	case d.claimUnderWay(): // it is the set of an enrolment
+		return false
+	}
+	d.setSet(set)
+	return true
+}
+
+// claimUnderWay reports whether some controller has begun to enroll this sled.
+func (d *Daemon) claimUnderWay() bool {
+	d.claim.mu.Lock()
+	defer d.claim.mu.Unlock()
+	return d.claim.conn != nil
 }
 
 // enroll makes the sealed state of a sled that has none.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sledvault/sledvault/hwtest/sim/firmware"
 	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/api/client"
@@ -112,6 +113,64 @@ func TestRecover(t *testing.T) {
 		r.refusesOldKey(s, before, lost, fresh)
 	}
 	opens(t, r.sleds...)
+}
+
+// TestRecoverLostSeal: a sled lost its seal before the membership key was replaced, with or without its files. It follows the
+// change of keys when it is enrolled again, by name as always, and its disks open as they are.
+func TestRecoverLostSeal(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*testSled, map[string][]byte){
+		"old files": func(s *testSled, old map[string][]byte) { s.restore(old) },
+		"no files":  func(s *testSled, _ map[string][]byte) { s.restore(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := unlockedRack(t, 3)
+			s := r.sleds[2]
+			s.stop()
+			old := s.saved()
+			s.start()
+			s.hasCommitted(1)
+			r.changed(rotate)
+			s.hasCommitted(2)
+			s.stop()
+			lose(s, old)
+			s.powerCycle(firmware.Options{})
+			s.await("lost-seal", func(s *testSled) bool { return s.state() == string(api.StateLostSeal) })
+			lost := r.key("membership.key")
+			must(t, os.Remove(r.path("membership.key")))
+			paper := func() (enroll.Key, error) { return enroll.ParseRecovery(secret.Heap{}, r.recovery) }
+			ctx, cancel := context.WithCancel(t.Context())
+			_, err := r.recover(ctx, paper, func(e controller.Event) {
+				if strings.Contains(e.Text, "2 of 3 members have committed") {
+					cancel()
+				}
+			})
+			wantCode(t, "one sled lost its seal", err, controller.CodeWaiting)
+			if e, err := s.enrolled(controller.EnrollOptions{}); e.State != controller.LostSeal {
+				t.Errorf("without a word of the operator: %+v, %v", e, err)
+			}
+			forged := r.set().Next()
+			forged.MembershipKey = lost.PublicKey()
+			must(t, forged.Sign(lost))
+			if name == "no files" { // the TPM remembers the old key, but not what it has never seen
+				forged.Rack[0] ^= 1
+			}
+			if _, err := r.session(s, lost, 99).EnrollSet(t.Context(), forged.Encode()); err == nil {
+				t.Error("a set that the old key has signed was taken")
+			}
+			e, err := s.enrolled(controller.EnrollOptions{Again: []string{"sled-3"}})
+			must(t, err)
+			if e.State != controller.Restored {
+				t.Errorf("%+v", e)
+			}
+			s.unlocks()
+			_, err = r.recover(t.Context(), paper, nil)
+			must(t, err)
+			r.changed(rotate)
+			opens(t, r.sleds...)
+		})
+	}
 }
 
 // refusesOldKey tries everything that the old membership key once could do.

@@ -54,12 +54,17 @@ func (u *Underlay) judge(ctx context.Context, st *connState, envelope []byte) (u
 	if err != nil {
 		return 0, st.refused
 	}
-	held := u.cfg.Node.Set()
-	if held == nil || !enroll.Rekeys(held, set) {
+	switch held := u.cfg.Node.Set(); {
+	case held == nil: // it may have lost its seal with all files; the TPM remembers the key then
+		if err := set.VerifyFirst(u.cfg.Node.ClaimFingerprint()); err != nil {
+			return 0, st.refused
+		}
+	case !enroll.Rekeys(held, set):
 		return 0, st.refused
-	}
-	if err := enroll.VerifySuccessor(held, set); err != nil {
-		return 0, err
+	default:
+		if err := enroll.VerifySuccessor(held, set); err != nil {
+			return 0, err
+		}
 	}
 	return u.cfg.Node.EnrollSet(ctx, st.conn, envelope) // which judges it again, by the set of that moment
 }

@@ -192,7 +192,7 @@ func (u *Underlay) admit(r *http.Request, need access) (who string, err error) {
 		}
 	}
 	st.refused = nil
-	if err != nil && need == setbearer && set != nil {
+	if err != nil && need == setbearer && (set != nil || u.cfg.Node.ClaimFingerprint() != "") {
 		st.refused, err = err, nil // what it brings may speak for itself: see putSet
 	}
 	return who, err

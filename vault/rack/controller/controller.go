@@ -310,7 +310,7 @@ func (c *Controller) link(ctx context.Context, b ident.Baseboard) (*Sledlink, er
 		return nil, err
 	}
 	v, err := c.appraise(ctx, s, rec)
-	if reason.CodeOf(err) == api.CodeForbidden && c.handKeys(ctx, s) {
+	if reason.CodeOf(err) == api.CodeForbidden && c.handKeys(ctx, s, false) {
 		v, err = c.appraise(ctx, s, rec)
 	}
 	if err != nil {

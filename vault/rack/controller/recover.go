@@ -2,6 +2,7 @@ package controller
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -228,10 +229,16 @@ func (c *Controller) sets(prefix string) (out []*enroll.Set) {
 	return out
 }
 
-// handKeys gives a sled that refuses this controller's certificate the sets that changed a key while it was away. They
-// prove themselves, so nobody need be trusted with them. It reports whether the sled took one.
-func (c *Controller) handKeys(ctx context.Context, s *client.Session) (taken bool) {
-	for _, set := range c.sets(keySet) {
+// handKeys gives a sled that refuses this controller's certificate the sets that changed a key while it was away; one that
+// lost its seal may have lost the sets before them as well. They prove themselves, so nobody need be trusted with them. It
+// reports whether the sled took one.
+func (c *Controller) handKeys(ctx context.Context, s *client.Session, lost bool) (taken bool) {
+	sets := c.sets(keySet)
+	if lost {
+		sets = append(sets, c.sets(oldSet)...)
+		slices.SortStableFunc(sets, func(a, b *enroll.Set) int { return cmp.Compare(a.Generation, b.Generation) })
+	}
+	for _, set := range sets {
 		if _, err := s.EnrollSet(ctx, set.Encode()); err == nil {
 			taken = true
 		}
