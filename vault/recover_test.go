@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -112,6 +113,38 @@ func TestRecover(t *testing.T) {
 		s.rotatedTo(2)
 		r.refusesOldKey(s, before, lost, fresh)
 	}
+	opens(t, r.sleds...)
+}
+
+// TestNewRecoveryKey: the recovery key is replaced as well, while one sled is off, and again with the one that replaced it.
+// Sleds that are started in between believe what they hold.
+func TestNewRecoveryKey(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	off := r.sleds[2]
+	off.stop()
+	var paper []byte
+	again := func(ctx context.Context, old []byte) error {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		access := controller.Access{NewRecovery: func(text []byte) error { paper = bytes.Clone(text); return nil }}
+		_, err := access.Recover(ctx, r.path(controller.RackFile), func() (enroll.Key, error) { return enroll.ParseRecovery(secret.Heap{}, old) }, func(e controller.Event) {
+			if strings.Contains(e.Text, "2 of 3 members have committed") {
+				off.start() // it hears of the change late
+			}
+		})
+		return err
+	}
+	must(t, again(t.Context(), r.recovery))
+	if len(paper) == 0 || bytes.Equal(paper, r.recovery) {
+		t.Fatal("no new recovery key was shown")
+	}
+	opens(t, r.sleds...)
+	wantCode(t, "the old recovery key", again(t.Context(), r.recovery), controller.CodeRecovery)
+	off = r.sleds[1]
+	off.stop()
+	must(t, again(t.Context(), bytes.Clone(paper)))
+	r.changed(rotate)
 	opens(t, r.sleds...)
 }
 

@@ -21,14 +21,15 @@ const maxRecoveryText = 1024
 
 func (a *app) rackRecoverCommand(o *rackOptions) *cobra.Command {
 	var file string
-	var under bool
+	var under, newRecovery bool
 	c := &cobra.Command{
 		Use: "recover", Short: "replace the membership key, with the recovery key", Args: noArgs,
 		Long: "Makes a new membership key, has the recovery key sign the enrolment set that names it, hands that to every\n" +
 			"sled, and certifies anew what the members have committed. The old key is moved aside and opens nothing any\n" +
 			"more. The recovery key is read from stdin, or from a file, and is never stored. The folder must hold\n" +
 			"rack.toml and the newest enrolment.cbor. The new key is put under a new passphrase if the old one was under\n" +
-			"one, or with --passphrase. " + againHelp,
+			"one, or with --passphrase. With --new-recovery-key the recovery key is replaced as well: the new one is printed\n" +
+			"once, before anything is written; write it down. " + againHelp,
 		Example: "  sledvault rack recover --rack /root/rack/rack.toml\n  sledvault rack recover --recovery-key-file /dev/fd/3",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if o.timeout <= 0 {
@@ -41,6 +42,12 @@ func (a *app) rackRecoverCommand(o *rackOptions) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if newRecovery {
+				if a.json {
+					return cli.UsageError("--new-recovery-key shows a key in between: leave --json away")
+				}
+				access.NewRecovery = a.showRecovery
+			}
 			out, err := access.Recover(ctx, o.file, func() (enroll.Key, error) { return a.recoveryKey(file) }, a.tell)
 			if out == nil {
 				return err
@@ -52,8 +59,17 @@ func (a *app) rackRecoverCommand(o *rackOptions) *cobra.Command {
 	}
 	c.Flags().StringVar(&file, "recovery-key-file", "", "read the recovery key from this file instead of stdin")
 	c.Flags().BoolVar(&under, "passphrase", false, "put the new membership key under a passphrase, also if the old one was not")
+	c.Flags().BoolVar(&newRecovery, "new-recovery-key", false, "replace the recovery key, too, and print the new one")
 	o.pass.newFlag(c)
 	return c
+}
+
+// showRecovery prints a recovery key: once, here, and nowhere else. It is never turned into a string.
+func (a *app) showRecovery(text []byte) error {
+	_, err := io.WriteString(a.out, "recovery key  ")
+	_, err2 := a.out.Write(text)
+	_, err3 := io.WriteString(a.out, "\n\nWrite it down and keep it away from the rack. The old one is worth nothing once the command has gone on.\n\n")
+	return errors.Join(err, err2, err3)
 }
 
 // recoverAccess has the new key's file made as the old one was. If the passphrase of both is to be read from one

@@ -24,13 +24,15 @@ func (s *Set) VerifyFirst(fingerprint string) error {
 }
 
 // VerifyHeld checks a set that the rack's own folder holds: it names the given membership key, which signed it, or, if
-// that key has just replaced another, the recovery key did (enrolment.md §4). It trusts the folder for the recovery key.
-func (s *Set) VerifyHeld(fingerprint string) error {
+// that key has just replaced another, the recovery key did (enrolment.md §4): its own or, if that was replaced as well, the
+// one of a set before it. It trusts the folder for the recovery key.
+func (s *Set) VerifyHeld(fingerprint string, before ...*Set) error {
 	err := s.VerifyFirst(fingerprint)
 	if err == nil || Fingerprint(s.MembershipKey) != fingerprint {
 		return err
 	}
-	if s.verify(s.RecoveryKey) == nil {
+	follows := func(old *Set) bool { return Rekeys(old, s) && VerifySuccessor(old, s) == nil }
+	if s.verify(s.RecoveryKey) == nil || slices.ContainsFunc(before, follows) {
 		return nil
 	}
 	return err

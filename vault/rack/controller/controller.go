@@ -75,6 +75,9 @@ type Controller struct {
 type Access struct {
 	Passphrase enroll.Passphrase // asks for that of a file there is; nil: nobody can be asked
 	Fresh      enroll.Passphrase // asks for that of a file to be made; nil: it is made without
+	// NewRecovery has [Access.Recover] replace the recovery key as well: it shows the new one, which is stored nowhere and
+	// is wiped afterwards. nil: the recovery key stays.
+	NewRecovery func(text []byte) error
 }
 
 // save writes a key file.
@@ -219,7 +222,7 @@ func (c *Controller) loadSet() error {
 	if c.set, err = enroll.DecodeSet(b); err != nil {
 		return reason.Wrap(err, CodeSet, hint, "rack: enrolment set")
 	}
-	if err := c.set.VerifyHeld(enroll.Fingerprint(c.key.PublicKey())); err != nil {
+	if err := c.set.VerifyHeld(enroll.Fingerprint(c.key.PublicKey()), c.sets(oldSet)...); err != nil {
 		return reason.Wrap(err, CodeSet, hint, "rack: enrolment set")
 	}
 	return nil

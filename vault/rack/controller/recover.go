@@ -39,6 +39,7 @@ type rekeying struct {
 	recovery func() (enroll.Key, error)
 	access   Access
 	set      *enroll.Set
+	paper    *enroll.Key // the recovery key, once it was asked for
 }
 
 func (k *rekeying) path(name string) string { return filepath.Join(k.file.dir, name) }
@@ -49,13 +50,14 @@ func (k *rekeying) has(name string) bool {
 }
 
 func (k *rekeying) run(ctx context.Context) error {
+	defer k.forget()
 	const hint = "take enrolment.cbor from a state folder of a member, the one with the highest set_generation in its status"
 	b, err := os.ReadFile(k.path(setFile))
 	if err == nil {
 		k.set, err = enroll.DecodeSet(b)
 	}
 	if err == nil {
-		err = k.set.VerifyHeld(enroll.Fingerprint(k.set.MembershipKey))
+		err = k.set.VerifyHeld(enroll.Fingerprint(k.set.MembershipKey), (&Controller{file: k.file, set: k.set}).sets(oldSet)...)
 	}
 	if err != nil {
 		return reason.Wrap(err, CodeSet, hint, "rack: enrolment set")
@@ -71,27 +73,37 @@ func (k *rekeying) run(ctx context.Context) error {
 	return k.replace()
 }
 
-// recoveryKey asks for the recovery key and holds it against the set.
+// recoveryKey asks for the recovery key, once, and holds it against the set.
 func (k *rekeying) recoveryKey() (enroll.Key, error) {
+	if k.paper != nil {
+		return *k.paper, nil
+	}
 	rec, err := k.recovery()
 	if err != nil {
 		return enroll.Key{}, err
 	}
 	if !bytes.Equal(rec.PublicKey(), k.set.RecoveryKey) {
 		rec.Destroy()
-		return enroll.Key{}, reason.New(CodeRecovery, "use the key that sledvault rack new printed for this rack",
+		return enroll.Key{}, reason.New(CodeRecovery, "use the key that sledvault rack new printed for this rack, or the one that replaced it",
 			"rack: recovery key %s is another rack's, want %s", enroll.Fingerprint(rec.PublicKey()), enroll.Fingerprint(k.set.RecoveryKey))
 	}
+	k.paper = &rec
 	return rec, nil
+}
+
+// forget wipes the recovery key.
+func (k *rekeying) forget() {
+	if k.paper != nil {
+		k.paper.Destroy()
+		k.paper = nil
+	}
 }
 
 // begin makes the new key. Nothing was changed if it fails.
 func (k *rekeying) begin(ctx context.Context, hint string) error {
-	rec, err := k.recoveryKey()
-	if err != nil {
+	if _, err := k.recoveryKey(); err != nil {
 		return err
 	}
-	rec.Destroy()
 	fresh, err := enroll.NewKey(secret.Heap{}, rand.Reader)
 	if err != nil {
 		return err
@@ -151,10 +163,14 @@ func (k *rekeying) succeed(fresh enroll.Key) error {
 	if err != nil {
 		return err
 	}
-	defer rec.Destroy()
 	next := k.set.Next()
 	next.MembershipKey = fresh.PublicKey()
 	next.MinClientGeneration++
+	if k.access.NewRecovery != nil {
+		if err := k.newRecovery(next); err != nil {
+			return err
+		}
+	}
 	if err := next.Sign(rec); err != nil {
 		return err
 	}
@@ -171,6 +187,25 @@ func (k *rekeying) succeed(fresh enroll.Key) error {
 		return err
 	}
 	k.set = next
+	return nil
+}
+
+// newRecovery puts another recovery key into a set. It is shown before the set is written: from then on nothing else helps.
+func (k *rekeying) newRecovery(next *enroll.Set) error {
+	key, err := enroll.NewKey(secret.Heap{}, rand.Reader)
+	if err != nil {
+		return err
+	}
+	defer key.Destroy()
+	text, err := enroll.RecoveryText(key)
+	defer clear(text)
+	if err == nil {
+		err = k.access.NewRecovery(text)
+	}
+	if err != nil {
+		return err
+	}
+	next.RecoveryKey = key.PublicKey()
 	return nil
 }
 
