@@ -47,3 +47,22 @@ func BenchmarkCombine(b *testing.B) {
 		s.Destroy()
 	}
 }
+
+// BenchmarkCreate makes the packages of a rack of 16 sleds. The reference takes 455 µs.
+func BenchmarkCreate(b *testing.B) {
+	var members []Board
+	for _, n := range names(16) {
+		members = append(members, pc(n))
+	}
+	r := rand.NewChaCha8([32]byte{})
+	b.ReportAllocs()
+	for b.Loop() {
+		packages, err := Create(secret.Heap{}, r, rackID(), members)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, p := range packages {
+			p.Destroy()
+		}
+	}
+}

@@ -191,22 +191,24 @@ func checkShare(s Share) error {
 // numbers go in. One inversion serves all: the denominators are multiplied up, inverted, and taken off again.
 func weights(shares []Share) []edwards25519.Scalar {
 	n := len(shares)
-	out, denominators, before := make([]edwards25519.Scalar, n), make([]edwards25519.Scalar, n), make([]edwards25519.Scalar, n)
-	product := number(1)
+	xs, out := make([]edwards25519.Scalar, n), make([]edwards25519.Scalar, n)
+	denominators, before := make([]edwards25519.Scalar, n), make([]edwards25519.Scalar, n)
 	for i, s := range shares {
-		numerator, denominator, x := number(1), number(1), number(s.X)
-		for j, o := range shares {
-			if i == j {
-				continue
-			}
-			other := number(o.X)
-			numerator.Multiply(numerator, other)
-			denominator.Multiply(denominator, other.Subtract(other, x))
-		}
-		out[i], denominators[i], before[i] = *numerator, *denominator, *product
-		product.Multiply(product, denominator)
+		xs[i] = *number(s.X)
 	}
-	inverse := edwards25519.NewScalar().Invert(product)
+	one := number(1)
+	product, difference := *one, *one
+	for i := range xs {
+		out[i], denominators[i], before[i] = *one, *one, product
+		for j := range xs {
+			if i != j {
+				out[i].Multiply(&out[i], &xs[j])
+				denominators[i].Multiply(&denominators[i], difference.Subtract(&xs[j], &xs[i]))
+			}
+		}
+		product.Multiply(&product, &denominators[i])
+	}
+	inverse := edwards25519.NewScalar().Invert(&product)
 	for i := n - 1; i >= 0; i-- {
 		out[i].Multiply(&out[i], &before[i])
 		out[i].Multiply(&out[i], inverse)
