@@ -112,6 +112,38 @@ func TestProxy(t *testing.T) {
 	}
 }
 
+// TestProxyNewSled: a sled that is enrolled and no member yet serves every sled of the enrolment set, for it knows no
+// members, and takes their network configuration. The members do not serve it, and do not take its.
+func TestProxyNewSled(t *testing.T) {
+	t.Parallel()
+	r, _ := withDaemons(t, 3)
+	s := r.addSled()
+	_, err := r.controller().Enroll(t.Context())
+	must(t, err)
+	member := r.sleds[0]
+	s.await("connected to all", func(s *testSled) bool {
+		q := s.status().Quorum
+		return q != nil && len(q.ConnectedPeers) == 3
+	})
+	member.await("connected to it", func(m *testSled) bool { return len(m.status().Quorum.ConnectedPeers) == 3 })
+	if st, err := member.local().ProxyStatus(t.Context(), s.board()); err != nil || len(st.PersistentState.Commits) != 0 {
+		t.Errorf("a member asks the new sled: have %+v, %v", st, err)
+	}
+	_, err = s.local().ProxyStatus(t.Context(), member.board())
+	if reason.CodeOf(err) != api.CodeProxyRefused || !strings.Contains(err.Error(), string(vault.CodeProxyNotMember)) || counted(member.status(), vault.CodeProxyNotMember) != 1 {
+		t.Errorf("the new sled asks a member: have %v", err)
+	}
+	_, err = s.local().SetNetworkConfig(t.Context(), 1, []byte("of another life"))
+	must(t, err)
+	member.await("a refusal", func(m *testSled) bool { return counted(m.status(), vault.CodeNetworkSender) == 1 })
+	_, err = member.local().SetNetworkConfig(t.Context(), 2, []byte("of this rack"))
+	must(t, err)
+	s.await("the rack's network configuration", func(s *testSled) bool { return s.status().Network.Generation == 2 })
+	if n := member.status().Network; n.Generation != 2 || n.From != nil {
+		t.Errorf("have %+v", n)
+	}
+}
+
 // rogueProxy: a member that was taken over passes an invented configuration on as if a controller had asked for it. Neither
 // that nor a flood of questions moves the other.
 func rogueProxy(t *testing.T) {
