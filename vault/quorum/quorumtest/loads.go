@@ -31,6 +31,9 @@ func (s *Sim) load(sled *Sled, e ident.Epoch) {
 	if errors.Is(err, ErrDown) {
 		return
 	}
+	if err == nil && s.bad(P6, sled, sled.Disk.Expunged == nil) {
+		s.broken(P6, "%s is expunged and takes a request for a secret", sled.ID)
+	}
 	if err == nil {
 		if _, waits := s.loads[in.ID]; waits && sled.Up() {
 			if got := sled.Node.Roles().Collecting; s.bad(P13, sled, got >= max(e, 1)) {

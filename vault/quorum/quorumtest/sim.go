@@ -165,7 +165,14 @@ func (s *Sim) deliver(p pair) {
 		s.table.kinds[quorum.KindOf(m.Kind)]++
 	}
 	to := s.Sleds[p.to]
+	before := to.Disk
 	fx, err := s.do(to, quorum.PeerMessage{From: s.Sleds[p.from].ID, Message: m})
+	if m.RackID != RackID() && err == nil {
+		_, known := before.RackID()
+		if s.bad(X4, to, !known || len(fx.Send) == 0 && kept(&to.Disk, &before)) {
+			s.broken(X4, "%s acts on a message of another rack", to.ID)
+		}
+	}
 	if k, ok := m.Kind.(quorum.Prepare); ok && err == nil && k.Config != nil {
 		s.checkAck(to, k.Config, &fx)
 	}
