@@ -150,6 +150,11 @@ func (s *Sim) invent(name string, target *Sled, a Action) []quorum.MessageKind {
 	case "nothing":
 		return []quorum.MessageKind{quorum.GrantNotice{}, quorum.CommitProof{}, quorum.Prepare{}, quorum.CommitAdvance{}, quorum.NoSuchShare{Epoch: 1}, nil}
 	case "useless proof": // the target is still a member, or it is over, or it is true
+		for _, o := range s.oracle.decisions {
+			if a.C%2 == 0 && !o.config.Has(target.ID) {
+				d = o // it joined later
+			}
+		}
 		if d != nil {
 			return []quorum.MessageKind{quorum.CommitProof{Config: d.config, Certificate: d.cert}, quorum.ExpungedNotice{Epoch: d.epoch}}
 		}

@@ -182,6 +182,9 @@ func (s *Sim) deliver(p pair) {
 func (s *Sim) checkAck(sled *Sled, c *quorum.Configuration, fx *quorum.Effects) {
 	for _, m := range fx.Send {
 		if k, ok := m.Message.Kind.(quorum.PrepareAck); ok && k.Epoch == c.Epoch {
+			if latest, _ := sled.Disk.LatestCommitted(); s.bad(P2, sled, latest <= c.Epoch) {
+				s.broken(P2, "%s acknowledges epoch %d and has committed %d", sled.ID, c.Epoch, latest)
+			}
 			have := sled.Disk.Configs[c.Epoch]
 			if s.bad(X7, sled, have != nil && have.Equal(c)) {
 				s.broken(X7, "%s acknowledges another configuration %d than it has stored", sled.ID, c.Epoch)
