@@ -87,7 +87,10 @@ type mutator struct {
 
 func (m *mutator) offset(p token.Pos) int { return m.fset.Position(p).Offset }
 
-func (m *mutator) text(n ast.Node) string { return string(m.src[m.offset(n.Pos()):m.offset(n.End())]) }
+// text is the source of a node on one line, so that lines keep their numbers.
+func (m *mutator) text(n ast.Node) string {
+	return strings.ReplaceAll(string(m.src[m.offset(n.Pos()):m.offset(n.End())]), "\n", " ")
+}
 
 func (m *mutator) add(p token.Pos, from, to string) int {
 	at := m.fset.Position(p)
@@ -157,21 +160,23 @@ func (m *mutator) file(path string) (string, string) {
 	return out.String(), f.Name.Name
 }
 
-// build compiles the tests of the package in dir with all mutants. The compiler tells where + joins texts; those lines are
-// left as they are in a second try.
+// build compiles the tests of the package in dir with all mutants. The compiler tells where + joins texts, some at a time;
+// those lines are left as they are in the next try.
 func build(dir, work string) (binary string, mutants []string) {
 	texts := map[string]bool{}
-	binary, mutants, errs := try(dir, work, texts)
-	for _, m := range notNumbers.FindAllStringSubmatch(errs, -1) {
-		texts[m[1]] = true
+	for {
+		binary, mutants, errs := try(dir, work, texts)
+		if errs == "" {
+			return binary, mutants
+		}
+		before := len(texts)
+		for _, m := range notNumbers.FindAllStringSubmatch(errs, -1) {
+			texts[m[1]] = true
+		}
+		if len(texts) == before {
+			fail(errs)
+		}
 	}
-	if len(texts) > 0 {
-		binary, mutants, errs = try(dir, work, texts)
-	}
-	if errs != "" {
-		fail(errs)
-	}
-	return binary, mutants
 }
 
 var notNumbers = regexp.MustCompile(`(?m)([^/\s]+\.go:[0-9]+):[0-9]+: .*(?:string does not satisfy|string missing in)`)
