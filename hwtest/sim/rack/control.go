@@ -62,23 +62,27 @@ func (r *Rack) Manifest(ctx context.Context) (Manifest, error) {
 		m.Rack = st.Rack.ID
 	}
 	for _, s := range r.Sleds() {
-		v := ManifestSled{
-			Name: s.Name, Baseboard: s.Board, Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log, Trace: s.Trace,
-			API: s.API, Peer: s.Peer, Underlay: s.Underlay, SP: s.sp.Path(), SPInject: s.sp.InjectPath(),
-			TPM: s.TPMSocket, TPMDir: s.TPMDir, TPMLog: s.TPMLog,
-		}
-		for _, d := range s.Disks {
-			v.Disks = append(v.Disks, ManifestDisk{d.ID, d.Path})
-		}
-		m.Sleds = append(m.Sleds, v)
+		m.Sleds = append(m.Sleds, s.manifest())
 	}
 	return m, nil
+}
+
+func (s *Sled) manifest() ManifestSled {
+	v := ManifestSled{
+		Name: s.Name, Baseboard: s.Board, Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log, Trace: s.Trace,
+		API: s.API, Peer: s.Peer, Underlay: s.Underlay, SP: s.sp.Path(), SPInject: s.sp.InjectPath(),
+		TPM: s.TPMSocket, TPMDir: s.TPMDir, TPMLog: s.TPMLog,
+	}
+	for _, d := range s.Disks {
+		v.Disks = append(v.Disks, ManifestDisk{d.ID, d.Path})
+	}
+	return v
 }
 
 func (r *Rack) controlPath() string { return filepath.Join(r.Dir, "control.sock") }
 
 // Control serves the control socket until ctx ends; ready is called when it listens. "start NAME", "stop NAME", "power-cycle NAME" in a line each are
-// answered by "ok" or "error: TEXT" when they are carried out; "status" by one line of JSON.
+// answered by "ok" or "error: TEXT" when they are carried out; "status" by one line of JSON; "new" by the [ManifestSled] of one more machine, unclaimed.
 func (r *Rack) Control(ctx context.Context, ready func()) error {
 	ln, err := net.Listen("unix", r.controlPath())
 	if err != nil {
@@ -104,21 +108,26 @@ func (r *Rack) serveControl(ctx context.Context, c net.Conn) {
 	defer stop()
 	defer func() { _ = c.Close() }()
 	for in := bufio.NewScanner(c); in.Scan(); {
-		if _, err := fmt.Fprintln(c, r.obey(in.Text())); err != nil {
+		if _, err := fmt.Fprintln(c, r.obey(ctx, in.Text())); err != nil {
 			return
 		}
 	}
 }
 
 // obey carries out one line.
-func (r *Rack) obey(line string) string {
+func (r *Rack) obey(ctx context.Context, line string) string {
 	words := strings.Fields(line)
 	var err error
 	switch {
 	case len(words) == 1 && words[0] == "status":
 		return r.pids()
+	case len(words) == 1 && words[0] == "new":
+		var text string
+		if text, err = r.newMachine(ctx); err == nil {
+			return text
+		}
 	case len(words) != 2:
-		err = fmt.Errorf("simrack: have %.60q, want start, stop or power-cycle with a name, or status", line)
+		err = fmt.Errorf("simrack: have %.60q, want start, stop or power-cycle with a name, new, or status", line)
 	default:
 		err = r.obeySled(words[0], words[1])
 	}
@@ -126,6 +135,23 @@ func (r *Rack) obey(line string) string {
 		return "error: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return "ok"
+}
+
+// newMachine builds one more sled and boots it. It is not in the rack file: to add it is the operator's work.
+func (r *Rack) newMachine(ctx context.Context) (string, error) {
+	r.making.Lock()
+	defer r.making.Unlock()
+	if r.hosts+1 >= strangerHost {
+		return "", fmt.Errorf("simrack: new sled: have %d, and no address is left", r.hosts)
+	}
+	s := r.nextSled()
+	r.outsider(s)
+	if err := s.first(ctx, append(r.peers(), s.Peer)); err != nil {
+		return "", &SledError{s, err}
+	}
+	r.insider(s)
+	b, err := json.Marshal(s.manifest())
+	return string(b), err
 }
 
 func (r *Rack) obeySled(verb, name string) error {

@@ -86,6 +86,7 @@ type Rack struct {
 	fingerprint string
 	boots       []Boot
 
+	making sync.Mutex         // one new machine at a time
 	cancel context.CancelFunc // ends supervisors
 	life   context.Context    // of the supervisors
 	wg     sync.WaitGroup
