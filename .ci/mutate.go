@@ -78,7 +78,7 @@ type insertion struct {
 
 type mutator struct {
 	mutants []string        // what each is; its number is the place plus one
-	texts   map[string]bool // "file:line" where + joins texts, which have no other operator
+	texts   map[string]bool // "file:line" where + joins texts, which have no other operator, or stands in an array's length
 	fset    *token.FileSet
 	src     []byte
 	name    string
@@ -160,8 +160,8 @@ func (m *mutator) file(path string) (string, string) {
 	return out.String(), f.Name.Name
 }
 
-// build compiles the tests of the package in dir with all mutants. The compiler tells where + joins texts, some at a time;
-// those lines are left as they are in the next try.
+// build compiles the tests of the package in dir with all mutants. Where + joins texts or stands in a constant, the compiler
+// says so, some places at a time; those lines are left as they are in the next try.
 func build(dir, work string) (binary string, mutants []string) {
 	texts := map[string]bool{}
 	for {
@@ -179,7 +179,7 @@ func build(dir, work string) (binary string, mutants []string) {
 	}
 }
 
-var notNumbers = regexp.MustCompile(`(?m)([^/\s]+\.go:[0-9]+):[0-9]+: .*(?:string does not satisfy|string missing in)`)
+var notNumbers = regexp.MustCompile(`(?m)([^/\s]+\.go:[0-9]+):[0-9]+: .*(?:string does not satisfy|string missing in|must be constant)`)
 
 func try(dir, work string, texts map[string]bool) (binary string, mutants []string, errs string) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
