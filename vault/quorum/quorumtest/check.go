@@ -65,6 +65,14 @@ func (s *Sim) checkState(sled *Sled, st *quorum.State, written bool) {
 			return
 		}
 	}
+	for e, cert := range st.Certificates {
+		if sled.Disk.Certificates[e] == cert {
+			continue
+		}
+		if c := st.Configs[e]; s.bad(X1, sled, c != nil && s.Auth.VerifyCertificate(c, cert) == nil) {
+			s.broken(X1, "%s: the certificate of epoch %d is for another configuration", sled.ID, e)
+		}
+	}
 	for e, sh := range st.Shares {
 		if s.checked[sled.Index][e] {
 			continue

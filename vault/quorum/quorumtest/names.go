@@ -70,7 +70,7 @@ var invariantNames = [invariants]struct{ name, meaning string }{
 	P21:    {"P21", "healed, a change that was given up goes through at the next epoch"},
 	P22:    {"P22", "healed, every member gives the secrets of all epochs, and nobody collects"},
 	P23:    {"P23", "healed, nothing is left on its way"},
-	X1:     {"X1", "commits are prepared and certified"},
+	X1:     {"X1", "commits are prepared and certified, each by the certificate of that very configuration"},
 	X2:     {"X2", "an own share fits number and digest in its configuration"},
 	X3:     {"X3", "nothing stored is ever lost or changed"},
 	X4:     {"X4", "all configurations of a sled have the rack's id"},
@@ -83,7 +83,7 @@ var invariantNames = [invariants]struct{ name, meaning string }{
 	C1:     {"C1", "no epoch is asked of two coordinators, or with two contents"},
 	C2:     {"C2", "a decision has K+Z true acknowledgements, and builds on the decision before it"},
 	C3:     {"C3", "the decision is in the journal before the first commit leaves; one controller at a time"},
-	XStart: {"start", "a sled starts from its own disk, and from no foreign or torn one that breaks a rule"},
+	XStart: {"start", "a sled starts from its own disk, goes on computing a share that it lacks, and starts from no foreign or torn disk that breaks a rule"},
 	XSound: {"sound", "no step ends in a broken invariant of the core"},
 }
 

@@ -218,6 +218,16 @@ func (s *Sim) start(sled *Sled) {
 	s.touch(sled)
 	if err := s.Start(sled); s.bad(XStart, sled, err == nil) {
 		s.broken(XStart, "%s does not start from its own disk: %v", sled.ID, err)
+		return
+	}
+	d := &sled.Disk
+	committed, _ := d.LatestCommitted()
+	certified := ident.Epoch(0)
+	for e := range d.Certificates {
+		certified = max(certified, e)
+	}
+	if certified > committed && d.Expunged == nil && s.bad(XStart, sled, sled.Node.Roles().Computing == certified) {
+		s.broken(XStart, "%s knows that epoch %d is committed and does not go on computing its share", sled.ID, certified)
 	}
 }
 
