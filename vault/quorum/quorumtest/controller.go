@@ -249,6 +249,12 @@ func (s *Sim) checkAsked(ch *rack.Change) {
 	if d := s.oracle.last(); d != nil {
 		base = d.epoch
 	}
+	if d := s.oracle.last(); d != nil {
+		settled := ones(d.told) >= wanted(len(d.members), d.k, false) && d.told&bit(s.Find(ch.Coordinator)) != 0
+		if s.bad(C2, nil, settled) {
+			s.broken(C2, "epoch %d is asked of %s before enough sleds, and that one, have committed epoch %d", ch.Epoch, ch.Coordinator, d.epoch)
+		}
+	}
 	if s.bad(C2, nil, ch.LastCommitted == base) {
 		s.broken(C2, "epoch %d is asked for on top of epoch %d, the last decision is %d", ch.Epoch, ch.LastCommitted, base)
 	}

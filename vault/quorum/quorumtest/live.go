@@ -26,7 +26,7 @@ func (s *Sim) oneMore() {
 	if s.err != nil {
 		return
 	}
-	s.change(Action{A: 2, B: uint32(s.seed), C: 8})
+	s.change(Action{A: 2, B: uint32(s.seed), C: 1<<10 + 8})
 	s.drive()
 }
 
@@ -206,7 +206,7 @@ func (s *Sim) heal() {
 	ch := s.ctl.st.Change
 	switch {
 	case ch == nil:
-		s.change(Action{A: 2, C: 8})
+		s.change(Action{A: 2, C: 1<<10 + 8})
 		s.drive()
 	case ch.Phase == rack.Preparing:
 		s.drive()

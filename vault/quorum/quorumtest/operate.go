@@ -117,6 +117,9 @@ func (s *Sim) change(a Action) {
 	if c.st == nil || c.wary {
 		return
 	}
+	if ch := c.st.Change; ch != nil && (ch.Phase == rack.Decided || ch.Phase == rack.Done) && a.C>>14%8 == 0 && s.bad(C3, nil, ch.Abort() != nil) {
+		s.broken(C3, "epoch %d is decided and is given up", ch.Epoch)
+	}
 	if ch := c.st.Change; ch != nil && ch.Phase == rack.Preparing {
 		if a.C%8 != 0 {
 			return
@@ -184,7 +187,9 @@ func (s *Sim) plan(a Action) (p rack.Plan, ok bool) {
 		p.Kind, p.KeepFrom = rack.Prune, base.KeepFrom+1+ident.Epoch(a.A>>8)%older
 	}
 	p.Members, p.Threshold = members, threshold(len(members), a)
-	p.Coordinator, ok = s.candidate(ident.SortBaseboards(members), a)
+	if p.Coordinator, ok = s.candidate(ident.SortBaseboards(members), a); a.C>>10%4 == 0 {
+		p.Coordinator, ok = s.sled(a.C>>12).ID, true // the core refuses who may not
+	}
 	return p, ok
 }
 
