@@ -32,7 +32,7 @@ const (
 	whyRolledBack = "it forgot what it had said"
 	whyGrantFirst = "a grant or proof that does not come before its message makes an honest message look forged; a transport must keep the order, or break"
 	whyRogue      = "its shares fit their digests but not each other, and digests are all that can be checked; comparing K+1 shares finds it"
-	whyTwoConfigs = "the grant covers every configuration that it makes for the epoch; a member that stored another one than was decided refuses the commit"
+	whyTwoConfigs = "the grant covers every configuration that it makes for the epoch; a member that stored another one than was decided, or misses an older secret in it, refuses the commit"
 )
 
 // Verdicts is the table's data: which invariants a fault suspends, and why. The checker consults it whenever a check fails.
@@ -51,7 +51,7 @@ var Verdicts = []Verdict{
 	{FaultFalseAck, P2, SuspendedAt, "it lies; a decision counts on K+Z acknowledgements because Z of them may be worth nothing"},
 	{FaultFalseAck, P9, SuspendedAt, "it has nothing to commit, and is sent the configuration instead"},
 	{FaultRogue, P1, SuspendedAt, whyTwoConfigs},
-	{FaultRogue, P9, SuspendedAt, whyTwoConfigs},
+	{FaultRogue, P9, Suspended, whyTwoConfigs},
 	{FaultRogue, C2, Suspended, whyTwoConfigs},
 	{FaultRogue, X5, Suspended, whyTwoConfigs},
 	{FaultRogue, P5, Suspended, "who finds the damage names whom it got it from, or nobody"},
