@@ -86,7 +86,7 @@ func (s *Sim) checkState(sled *Sled, st *quorum.State, written bool) {
 	}
 	if x := st.Expunged; x != nil && sled.Disk.Expunged == nil {
 		c := st.Configs[x.Epoch]
-		if s.bad(P6, sled, s.oracle.decision(x.Epoch) != nil && c != nil && !c.Has(sled.ID) && s.oracle.gone&bit(sled) != 0) {
+		if s.bad(P6, sled, s.oracle.decision(x.Epoch) != nil && c != nil && !c.Has(sled.ID) && !s.oracle.lastHas(sled)) {
 			s.broken(P6, "%s was expunged at %d without reason", sled.ID, x.Epoch)
 		}
 	}
