@@ -98,7 +98,7 @@ func State(ctx context.Context, p Params) (pcrs map[int][32]byte, err error) {
 
 func readClaim(s *tpm.Session, srk tpm.Key, p Params) (*Claim, error) {
 	raw, err := s.ReadIndex(srk, p.claimIndex())
-	if errors.Is(err, tpm.ErrAbsent) || unwritten(err) {
+	if errors.Is(err, tpm.ErrAbsent) || errors.Is(err, tpm.ErrEmpty) { // empty: an enrolment was cut off before its first write
 		return nil, nil
 	}
 	if err != nil {
@@ -126,9 +126,6 @@ func ReadClaim(ctx context.Context, p Params) (claim *Claim, err error) {
 	})
 	return claim, err
 }
-
-// unwritten tells an index whose definition was not followed by a write: an enrolment was cut off there.
-func unwritten(err error) bool { return err != nil && errors.Is(err, tpm2.TPMRCNVUninitialized) }
 
 // WriteClaim replaces what the TPM remembers. A missing index is defined anew.
 func (u *Unsealed) WriteClaim(ctx context.Context, c Claim) error {

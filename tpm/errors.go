@@ -22,6 +22,7 @@ const (
 	CodeExists  reason.Code = "tpm-index-exists"   // the NV index is taken
 	CodeHandles reason.Code = "tpm-handles-taken"  // the persistent handles of a key hold others
 	CodeAbsent  reason.Code = "tpm-index-absent"   // the NV index is not there
+	CodeEmpty   reason.Code = "tpm-index-empty"    // the NV index was defined and never written
 	CodeMoved   reason.Code = "tpm-counter-moved"  // the counter has not the value the caller expected
 	CodeBank    reason.Code = "tpm-pcr-bank"       // the SHA-256 bank lacks a PCR
 	CodeUsage   reason.Code = "tpm-usage"          // the caller asked for something that can never work
@@ -33,6 +34,7 @@ var (
 	ErrPinned  = reason.New(CodePinned, "", "tpm: name differs from the pinned one")
 	ErrExists  = reason.New(CodeExists, "", "tpm: index exists")
 	ErrAbsent  = reason.New(CodeAbsent, "", "tpm: index absent")
+	ErrEmpty   = reason.New(CodeEmpty, "", "tpm: index empty")
 	ErrMoved   = reason.New(CodeMoved, "", "tpm: counter moved")
 	ErrAnswer  = reason.New(CodeAnswer, "", "tpm: answer refused")
 	ErrRC      = reason.New(CodeRC, "", "tpm: error code")

@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 
@@ -91,8 +92,8 @@ func (s *Session) WriteIndex(srk Key, x Index, auth, data []byte, first bool) er
 	return absent(err)
 }
 
-// ReadIndex reads the whole content in a salted session that binds the Name. Errors: [ErrAbsent] (not authenticated, as
-// all error codes), tpm-answer if another index answers.
+// ReadIndex reads the whole content in a salted session that binds the Name. Errors: [ErrAbsent] and, for an index that was
+// defined and never written, [ErrEmpty] (neither is authenticated, as all error codes), tpm-answer if another index answers.
 func (s *Session) ReadIndex(srk Key, x Index) ([]byte, error) {
 	name, err := x.Name(true)
 	if err != nil {
@@ -114,12 +115,25 @@ func (s *Session) ReadIndex(srk Key, x Index) ([]byte, error) {
 	}, sess)
 	if err != nil {
 		s.Drop()
-		return nil, absent(err)
+		return nil, s.empty(x, absent(err))
 	}
 	if len(rsp.Data.Buffer) != int(x.Size) {
 		return nil, reason.New(CodeAnswer, hintAnswer, "tpm: read index: have %d bytes, want %d", len(rsp.Data.Buffer), x.Size)
 	}
 	return rsp.Data.Buffer, nil
+}
+
+// empty gives a refused read of an index that was never written a code of its own. The first write changes the Name, so a
+// TPM may refuse the session, which binds the other Name, before it sees that there is nothing to read.
+func (s *Session) empty(x Index, err error) error {
+	if rc, ok := errors.AsType[tpm2.TPMRC](err); !ok || errors.Is(rc, tpm2.TPMRCHandle) {
+		return err
+	}
+	public, failed := s.indexPublic(x.Index)
+	if failed != nil || !bytes.Equal(tpm2.Marshal(*public), tpm2.Marshal(x.public(false))) {
+		return err
+	}
+	return reason.Wrap(err, CodeEmpty, hintRC, "tpm: index 0x%08x was never written", uint32(x.Index))
 }
 
 // absent gives the answer "no such index" a code of its own.
