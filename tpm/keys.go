@@ -33,8 +33,9 @@ const (
 	srkKind keyKind = iota
 	ekKind
 	akKind
-	keyKinds
 )
+
+const keyKinds = int(akKind) + 1
 
 // handles are where a key may lie in the TPM's own memory, by the TCG's ranges: the two usual places of a storage root key
 // and of an ECC endorsement key, and one of ours for the attestation key.

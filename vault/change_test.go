@@ -305,7 +305,6 @@ func TestInterrupted(t *testing.T) {
 		{"remove", remove("sled-2"), func(st rack.State) bool { return len(st.Change.Members) == 3 }},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
 		kills := 0
 		for ; ; kills++ {
 			c := r.controller()
@@ -326,6 +325,7 @@ func TestInterrupted(t *testing.T) {
 				}
 			}
 		}
+		cancel()
 		st, err := journal.Peek(filepath.Join(r.dir, "rack"))
 		must(t, err)
 		t.Logf("%s: %d kills, epoch %d", run.name, kills, st.Change.Epoch)

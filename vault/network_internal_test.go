@@ -67,7 +67,12 @@ func cfg(g uint64, blob string) wire.NetworkConfig {
 // offered hands over what a member sent, and waits until it was judged.
 func (r *netRig) offered(from string, c wire.NetworkConfig) {
 	r.receive(board(from), c, true)
-	time.Sleep(networkPause + time.Millisecond)
+	turn(networkPause + time.Millisecond)
+}
+
+// turn turns the clock of a synctest bubble, and waits until all that is due by then was done.
+func turn(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // under testing/synctest the clock is the test's own
 	synctest.Wait()
 }
 
@@ -192,8 +197,7 @@ func TestNetworkSplit(t *testing.T) {
 		before := r.log.Total(CodeNetworkSplit)
 		r.receive(board("2"), cfg(9, "x"), true)
 		r.receive(board("3"), cfg(9, "y"), true)
-		time.Sleep(2 * networkPause)
-		synctest.Wait()
+		turn(2 * networkPause)
 		if have, _, _ := r.current(); string(have.Blob) != "x" || r.log.Total(CodeNetworkSplit) != before+1 {
 			t.Errorf("at once: have %q, %+v", have.Blob, r.log.Entries())
 		}
@@ -211,10 +215,9 @@ func TestNetworkFlood(t *testing.T) {
 		for time.Since(start) < 10*networkPause {
 			g++
 			r.receive(board("2"), cfg(g, "x"), true)
-			time.Sleep(time.Millisecond)
+			turn(time.Millisecond)
 		}
-		time.Sleep(2 * networkPause)
-		synctest.Wait()
+		turn(2 * networkPause)
 		r.mu.Lock()
 		n := len(r.stored)
 		r.mu.Unlock()

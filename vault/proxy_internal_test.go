@@ -153,7 +153,7 @@ func TestProxyEnds(t *testing.T) {
 			t.Errorf("late after cancel: %+v", r.log.Entries())
 		}
 		_, out = r.ask(t.Context(), wire.ProxyStatus{})
-		time.Sleep(proxyTimeout + time.Millisecond)
+		turn(proxyTimeout + time.Millisecond)
 		want(t, "mute", out, CodeProxyNoAnswer)
 
 		_, out = r.ask(t.Context(), wire.ProxyStatus{})

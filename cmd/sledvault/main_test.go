@@ -44,7 +44,9 @@ func TestStories(t *testing.T) {
 		go func() { done <- l.Serve(ctx) }()
 		env.Defer(func() {
 			cancel()
-			<-done
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
 			_ = os.RemoveAll(dir)
 		})
 		recorded, err := filepath.Abs("../../vault/quorum/replay/testdata/reference")
@@ -83,13 +85,13 @@ type fakeSled struct{ api.Node }
 var board = ident.Baseboard{Part: "913-0000019", Serial: "CLI1"}
 
 // Status implements [api.Node].
-func (fakeSled) Status(context.Context) api.Status {
+func (fakeSled) Status(ctx context.Context) api.Status {
 	other := ident.Baseboard{Part: "913-0000019", Serial: "CLI2"}
 	return api.Status{
 		Version: "fake", Baseboard: &board, State: api.StateMember, NextStep: "power sled 913-0000019:CLI2 on",
 		Boot:    api.Boot{Step: "collect", SinceMS: 1500, Waiting: "913-0000019:CLI2", Error: &api.Error{Code: "below-threshold", Text: "have 1, want 2"}},
 		Quorum:  &api.Quorum{Commits: []ident.Epoch{3}, Threshold: 2, Members: []ident.Baseboard{board, other}, Collecting: &api.Collecting{Purpose: "rack secret", Epoch: 3, Have: 1, Want: 2}},
-		Disks:   fakeSled{}.Disks(nil),
+		Disks:   fakeSled{}.Disks(ctx),
 		Relaxed: []string{"software-tpm"},
 		Seal:    &api.Seal{PCRs: []int{0, 2}, Ledger: map[string]any{"copies": []any{map[string]string{"state": "ok"}, map[string]string{"state": "failed", "reason": "no space left"}}}},
 		Alarms:  []api.Alarm{{Kind: "invented", Text: "for the test"}},

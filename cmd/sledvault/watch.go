@@ -53,7 +53,7 @@ func (v *view) follow(c *cobra.Command) error {
 			err = v.show(s, raw)
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // what failed, failed because of the interrupt
 		}
 		if err != nil {
 			return err

@@ -67,7 +67,7 @@ func (c Call) Name() string {
 }
 
 // lasting calls change what outlives the process, or what others see of it.
-var lasting = map[uint64]string{
+var lasting = map[uint64]string{ //nolint:gochecknoglobals // a table that nobody changes
 	unix.SYS_WRITE: "write", unix.SYS_PWRITE64: "pwrite", unix.SYS_WRITEV: "writev", unix.SYS_SENDTO: "sendto", unix.SYS_SENDMSG: "sendmsg",
 	unix.SYS_FSYNC: "fsync", unix.SYS_FDATASYNC: "fdatasync", unix.SYS_FTRUNCATE: "ftruncate", unix.SYS_FALLOCATE: "fallocate",
 	unix.SYS_RENAMEAT: "renameat", unix.SYS_RENAMEAT2: "renameat2", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_MKDIRAT: "mkdirat",
@@ -79,7 +79,7 @@ var lasting = map[uint64]string{
 }
 
 // passing calls look at files and sockets, and change nothing that is left when the process is gone.
-var passing = map[uint64]string{
+var passing = map[uint64]string{ //nolint:gochecknoglobals // a table that nobody changes
 	unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2", unix.SYS_CLOSE: "close", unix.SYS_READ: "read", unix.SYS_PREAD64: "pread",
 	unix.SYS_READLINKAT: "readlinkat", unix.SYS_FSTAT: "fstat", unix.SYS_STATX: "statx", unix.SYS_GETDENTS64: "getdents", unix.SYS_LSEEK: "lseek",
 	unix.SYS_FCNTL: "fcntl", unix.SYS_RECVFROM: "recvfrom", unix.SYS_RECVMSG: "recvmsg", unix.SYS_SOCKET: "socket", unix.SYS_BIND: "bind",

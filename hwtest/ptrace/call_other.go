@@ -3,4 +3,4 @@
 package ptrace
 
 // old calls do not exist on newer architectures.
-var old, look = map[uint64]string{}, map[uint64]string{}
+var old, look = map[uint64]string{}, map[uint64]string{} //nolint:gochecknoglobals // tables that nobody changes

@@ -172,7 +172,7 @@ func (t *Tracer) next() (over bool, err error) {
 	if k == nil {
 		pid, err := strconv.Atoi(statusOf(tid, "Tgid:"))
 		if err != nil {
-			return false, nil // gone
+			return false, nil //nolint:nilerr // the thread is gone, and its end was waited for
 		}
 		k = &task{pid: pid}
 		t.tasks[tid] = k

@@ -128,7 +128,7 @@ func TestResults(t *testing.T) {
 	dir := t.TempDir()
 	cmd, in, _ := child(t, dir)
 	var wrote []int64
-	tr, err := ptrace.Attach(cmd.Process.Pid, func(c ptrace.Call) ptrace.Verdict { return ptrace.Go }, func(c ptrace.Call) {
+	tr, err := ptrace.Attach(cmd.Process.Pid, func(ptrace.Call) ptrace.Verdict { return ptrace.Go }, func(c ptrace.Call) {
 		if c.Number == unix.SYS_WRITE && strings.HasPrefix(c.FD(c.Args[0]), dir) {
 			wrote = append(wrote, c.Result)
 		}

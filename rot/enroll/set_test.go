@@ -294,7 +294,7 @@ func TestSuccessor(t *testing.T) {
 	signBy(t, back, testKey(t, 1))
 	wantCode(t, VerifySuccessor(gone, back), "")
 	// One that was enrolled again may name a record that this sled has not seen: the attempt broke off, or this sled was off.
-	again := func(s *Set, removed uint64, counter uint64) {
+	again := func(s *Set, removed, counter uint64) {
 		s.Records[0].Removed, s.Records[0].Counter, s.Records[0].Replaces = ident.Epoch(removed), counter, bytes.Repeat([]byte{9}, 32)
 		signBy(t, s, testKey(t, 1))
 	}

@@ -148,8 +148,16 @@ func invent(n *Node, packages []SharePackage, in *tape) Input {
 		p.Common.Share = Share{}
 	}
 	messages := []Message{
-		Request{id, Init{p}}, Request{id, GetShare{rackID()}}, Request{id, Learn{}}, Response{id, InitAck{}}, Response{id, ShareReply{p.Common.Share}},
-		Response{id, LearnReply{p.Common}}, Response{id, Refusal{Why: StillLearning}}, Request{ID: id}, Response{Request: id}, nil,
+		Request{id, Init{p}},
+		Request{id, GetShare{rackID()}},
+		Request{id, Learn{}},
+		Response{id, InitAck{}},
+		Response{id, ShareReply{p.Common.Share}},
+		Response{id, LearnReply{p.Common}},
+		Response{id, Refusal{Why: StillLearning}},
+		Request{ID: id},
+		Response{Request: id},
+		nil,
 	}
 	return PeerMessage{peer, messages[in.next()%len(messages)]}
 }

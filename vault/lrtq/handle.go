@@ -21,7 +21,7 @@ func (n *Node) message(from Board, m Message) error {
 		return nil
 	case n.failed != nil:
 		n.note(CodeInitFailed, from, kind, "")
-		return nil
+		return nil //nolint:nilerr // the failure was said when it happened; this message is counted
 	}
 	switch m := m.(type) {
 	case Request:

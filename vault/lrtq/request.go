@@ -195,7 +195,7 @@ func (n *Node) peerUp(peer Board) error {
 	if !n.connected(peer) {
 		if peer == n.id || len(n.peers) >= n.limits.Peers || peer.Validate() != nil {
 			n.note(CodePeerRefused, peer, "", "own or unusable identity, or too many peers")
-			return nil
+			return nil //nolint:nilerr // a peer's fault is counted, it is none of the node's
 		}
 		n.peers = append(n.peers, peer)
 		slices.SortFunc(n.peers, Board.Compare)

@@ -64,7 +64,7 @@ func TestSharesEqualTwin(t *testing.T) {
 		k := rapid.IntRange(2, 20).Draw(t, "k")
 		n := rapid.IntRange(k, TotalShares).Draw(t, "n")
 		random := make([]byte, k*wide)
-		_, _ = io.ReadFull(rand.NewChaCha8([32]byte{byte(rapid.Uint8().Draw(t, "seed"))}), random)
+		_, _ = io.ReadFull(rand.NewChaCha8([32]byte{rapid.Uint8().Draw(t, "seed")}), random)
 		var coefficients []*big.Int
 		for c := range slices.Chunk(random, wide) {
 			v := little(c)

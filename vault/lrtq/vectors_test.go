@@ -75,7 +75,8 @@ func share(t testing.TB, b []byte) Share {
 
 func raw(t rapid.TB, s interface {
 	Use(func([]byte) error) error
-}) (out []byte) {
+},
+) (out []byte) {
 	t.Helper()
 	if err := s.Use(func(b []byte) error { out = bytes.Clone(b); return nil }); err != nil {
 		t.Fatal(err)

@@ -64,8 +64,11 @@ type Timing struct {
 
 func (t Timing) orDefault() Timing {
 	for _, f := range []struct{ v, d *time.Duration }{
-		{&t.Tick, new(250 * time.Millisecond)}, {&t.Ping, new(time.Second)}, {&t.Idle, new(10 * time.Second)},
-		{&t.Handshake, new(10 * time.Second)}, {&t.Retry, new(time.Second)},
+		{&t.Tick, new(250 * time.Millisecond)},
+		{&t.Ping, new(time.Second)},
+		{&t.Idle, new(10 * time.Second)},
+		{&t.Handshake, new(10 * time.Second)},
+		{&t.Retry, new(time.Second)},
 	} {
 		if *f.v <= 0 {
 			*f.v = *f.d
@@ -220,7 +223,7 @@ func (s *Server) handle(e event) error {
 		}
 		if err != nil {
 			s.answer(lrtq.Reply{Call: e.load.call, Err: err})
-			return nil
+			return nil //nolint:nilerr // the caller has the error, the server goes on
 		}
 		return s.release(out)
 	case e.forget != nil:

@@ -53,12 +53,18 @@ func packages(t testing.TB, n int) ([]lrtq.SharePackage, secret.RackSecret) {
 // free finds n addresses that nobody listens on, ascending.
 func free(t testing.TB, n int) (out []netip.AddrPort) {
 	t.Helper()
+	var held []net.Listener // to the end, so that no port comes twice
+	defer func() {
+		for _, ln := range held {
+			_ = ln.Close()
+		}
+	}()
 	for len(out) < n {
 		ln, err := net.Listen("tcp", "[::1]:0")
 		if err != nil {
 			t.Skipf("no IPv6 here: %v", err)
 		}
-		defer func() { _ = ln.Close() }()
+		held = append(held, ln)
 		a := netip.MustParseAddrPort(ln.Addr().String())
 		if len(out) == 0 || a.Port() > out[len(out)-1].Port() {
 			out = append(out, a)

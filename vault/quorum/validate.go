@@ -125,16 +125,16 @@ type validReconfigure struct {
 }
 
 // keepFrom is the first epoch whose secret is carried over.
-func (a validReconfigure) keepFrom() ident.Epoch {
-	if a.grant == nil {
+func (r validReconfigure) keepFrom() ident.Epoch {
+	if r.grant == nil {
 		return 0
 	}
-	return a.grant.KeepFrom
+	return r.grant.KeepFrom
 }
 
-func (a validReconfigure) same(b validReconfigure) bool {
-	return a.rack == b.rack && a.epoch == b.epoch && a.last == b.last && a.threshold == b.threshold && a.upgrade == b.upgrade &&
-		slices.Equal(a.members, b.members)
+func (r validReconfigure) same(b validReconfigure) bool {
+	return r.rack == b.rack && r.epoch == b.epoch && r.last == b.last && r.threshold == b.threshold && r.upgrade == b.upgrade &&
+		slices.Equal(r.members, b.members)
 }
 
 // validateRequest checks a request in the order of protocol.md §8.1 and §8.6: form, authority, then the reference's

@@ -68,10 +68,20 @@ func TestKindsCountMembers(t *testing.T) {
 		members []ident.Baseboard
 		fits    bool
 	}{
-		{rack.Add, boards(5), true}, {rack.Add, boards(4), false}, {rack.Add, boards(3), false}, {rack.Add, exchanged, false},
-		{rack.Remove, boards(3), true}, {rack.Remove, boards(4), false}, {rack.Remove, boards(5), false}, {rack.Remove, exchanged, false},
-		{rack.Rotate, boards(4), true}, {rack.Rotate, boards(3), false}, {rack.Rotate, boards(5), false}, {rack.Rotate, exchanged, false},
-		{rack.Upgrade, boards(4), false}, {"", boards(4), false},
+		{rack.Add, boards(5), true},
+		{rack.Add, boards(4), false},
+		{rack.Add, boards(3), false},
+		{rack.Add, exchanged, false},
+		{rack.Remove, boards(3), true},
+		{rack.Remove, boards(4), false},
+		{rack.Remove, boards(5), false},
+		{rack.Remove, exchanged, false},
+		{rack.Rotate, boards(4), true},
+		{rack.Rotate, boards(3), false},
+		{rack.Rotate, boards(5), false},
+		{rack.Rotate, exchanged, false},
+		{rack.Upgrade, boards(4), false},
+		{"", boards(4), false},
 	} {
 		s := at(t)
 		err := s.BeginChange(rack.Plan{Kind: c.kind, Members: c.members, Coordinator: boards(4)[0]})

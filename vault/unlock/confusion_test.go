@@ -18,7 +18,7 @@ import (
 
 // watched opens the victim's disk through a stand-in for cryptsetup that writes down how it was called and refuses every
 // key, on a machine that seems to have device-mapper. It returns what was called.
-func (v victim) watched(t *testing.T) (err error, calls []string) {
+func (v victim) watched(t *testing.T) (calls []string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	tool, log := filepath.Join(dir, "cryptsetup"), filepath.Join(dir, "log")
@@ -35,7 +35,7 @@ func (v victim) watched(t *testing.T) (err error, calls []string) {
 	if readErr != nil && !errors.Is(readErr, os.ErrNotExist) {
 		t.Fatal(readErr)
 	}
-	return err, strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Split(strings.TrimSpace(string(b)), "\n"), err
 }
 
 // attackConfusion: what the attacker put in the place of a disk of ours is refused before any tool touches it. Nothing is
@@ -69,7 +69,7 @@ func attackConfusion(t *testing.T) {
 		if err := os.WriteFile(v.d.Path, c.disk, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err, calls := v.watched(t)
+		calls, err := v.watched(t)
 		if reason.CodeOf(err) != c.code || reason.HintOf(err) == "" {
 			t.Errorf("%s: have %q: %v; want %q with a hint", name, reason.CodeOf(err), err, c.code)
 		}
@@ -85,7 +85,7 @@ func attackConfusion(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Control: our own disk does reach the tool. A key that it refuses is refused: one call, fed with 32 bytes of key.
-	err, calls := v.watched(t)
+	calls, err := v.watched(t)
 	if reason.CodeOf(err) != CodeKey || len(calls) != 2 || !strings.Contains(calls[0], "--key-file") || strings.TrimSpace(calls[1]) != "32" {
 		t.Errorf("control: have %v after %q, want %q after one call with a key of 32 bytes", err, calls, CodeKey)
 	}

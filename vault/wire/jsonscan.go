@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/reason"
@@ -216,9 +217,9 @@ func (d *jsonReader) object(b []byte, names ...string) [][]byte {
 			v = afterComma(v)
 		}
 	}
-	for i, v := range out {
-		if v == nil && names[i][len(names[i])-1] != '?' {
-			d.fail(CodeMissing, "key %q is missing", names[i])
+	for i, name := range names {
+		if out[i] == nil && !strings.HasSuffix(name, "?") {
+			d.fail(CodeMissing, "key %q is missing", name)
 		}
 	}
 	return out
@@ -349,7 +350,7 @@ func (d *jsonReader) ints(name string, b []byte, n, max int) (out []byte) {
 
 // shareY reads the bytes of a share straight into its pages, after as many public ones as before has. They are destroyed
 // if anything later is refused.
-func (d *jsonReader) shareY(name string, b []byte, before []byte) secret.Share {
+func (d *jsonReader) shareY(name string, b, before []byte) secret.Share {
 	s, err := secret.New[secret.ShareKind](d.alloc, ShareSize, func(out []byte) error {
 		all := make([]byte, len(before)+ShareSize) // one buffer for both
 		defer clear(all)

@@ -93,7 +93,7 @@ func watching(spec string) {
 }
 
 // lasting reports whether a call counts.
-func (w *watch) lasting(c ptrace.Call) bool {
+func (w watch) lasting(c ptrace.Call) bool {
 	if !c.Lasting() {
 		return false
 	}
@@ -181,7 +181,7 @@ func movedTo(t *testing.T, r *simrack.Rack, e ident.Epoch) {
 		if _, err := s.Await(t.Context(), "rotated", func(st api.Status) bool {
 			return len(st.Disks) == 1 && st.Disks[0].State == "unlocked" && st.Disks[0].Rotation == "" && st.Disks[0].Epoch == e
 		}); err != nil {
-			t.Log(string(s.LogTail(4096)))
+			t.Log(s.LogTail(4096))
 			t.Fatal(err)
 		}
 	}
@@ -213,7 +213,7 @@ func TestKilledWhileRotating(t *testing.T) {
 		pid := s.Pid()
 		tr := watch{Pid: pid, Dir: s.Dir, Skip: []string{s.Log, s.Trace}, N: n}.start(t)
 		if err := rotate(t.Context(), r); err != nil {
-			t.Log(string(s.LogTail(4096)))
+			t.Log(s.LogTail(4096))
 			t.Fatalf("killed before call %d: %v", n, err)
 		}
 		movedTo(t, r, committed(t, r))

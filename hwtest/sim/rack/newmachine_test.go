@@ -27,7 +27,12 @@ func TestNewMachine(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- r.Control(ctx, func() { close(ready) }) }()
-	defer func() { cancel(); <-ended }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
 	<-ready
 	c, err := net.Dial("unix", m.Control)
 	if err != nil {

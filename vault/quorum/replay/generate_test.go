@@ -411,6 +411,7 @@ func (g *generator) kind(m replay.Message) any {
 		return map[string]any{"GetShare": m.Epoch}
 	case quorum.KindExpunged:
 		return map[string]any{"Expunged": m.Epoch}
+	case quorum.KindGrant, quorum.KindCommitProof, quorum.KindNoSuchShare: // ours alone: the reference has no words for them
 	}
 	return nil
 }

@@ -249,6 +249,7 @@ func (n *twin) handle(m twinLetter) {
 			n.expunged, n.changed = &replay.ExpungedView{Epoch: m.epoch, From: m.from}, true
 			n.coord, n.computer = nil, nil
 		}
+	case quorum.KindGrant, quorum.KindCommitProof, quorum.KindNoSuchShare: // ours alone: the reference never sends them
 	}
 }
 

@@ -251,6 +251,7 @@ func (r *run) plan(kind rack.Kind, boards []ident.Baseboard) (*rack.Plan, error)
 	case rack.Prune:
 		done = base.KeepFrom >= r.keepFrom
 	case rack.Add, rack.Remove:
+	case rack.Upgrade: // has a beginning of its own
 	}
 	if done {
 		return nil, nil

@@ -80,7 +80,9 @@ func TestUpgradeResumes(t *testing.T) {
 		<-tick.C
 	}
 	cancel()
-	<-done
+	if err := <-done; err == nil {
+		t.Error("broken off: have no error")
+	}
 	if _, err := r.init(patience); reason.CodeOf(err) != rack.CodeBusy || reason.HintOf(err) == "" {
 		t.Errorf("init meanwhile: have %v", err)
 	}
