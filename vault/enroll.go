@@ -85,11 +85,12 @@ func (d *Daemon) EnrollBegin(ctx context.Context, c *api.Conn, r enroll.BeginReq
 	if err != nil {
 		return out, err
 	}
+	d.claim.mu.Lock()
+	defer d.claim.mu.Unlock()
+	// Under the lock: whoever waited for another's enrolment must not delete the counter of the seal that it made.
 	if err := d.claimable(); err != nil {
 		return out, err
 	}
-	d.claim.mu.Lock()
-	defer d.claim.mu.Unlock()
 	if d.claim.conn != nil && d.claim.conn != c {
 		return out, reason.Later(CodeEnrollBusy, "wait for the other controller", "vault: %s is enrolling this sled", d.claim.conn.Remote)
 	}
@@ -210,11 +211,11 @@ func (d *Daemon) claimUnderWay() bool {
 
 // enroll makes the sealed state of a sled that has none.
 func (d *Daemon) enroll(ctx context.Context, c *api.Conn, set *enroll.Set, envelope []byte) error {
+	d.claim.mu.Lock()
+	defer d.claim.mu.Unlock()
 	if err := d.claimable(); err != nil {
 		return err
 	}
-	d.claim.mu.Lock()
-	defer d.claim.mu.Unlock()
 	if d.claim.conn != c || !d.claim.activated {
 		return orderError("an enrolment set before activate")
 	}
