@@ -61,7 +61,7 @@ var kinds = [...]struct {
 	{"ctl-old-journal", 1, (*Sim).oldJournal},
 }
 
-var players = func() map[ActionKind]func(*Sim, Action) {
+var players = func() map[ActionKind]func(*Sim, Action) { //nolint:gochecknoglobals // made once, of kinds
 	out := make(map[ActionKind]func(*Sim, Action), len(kinds))
 	for _, k := range kinds {
 		out[k.kind] = k.play
@@ -168,7 +168,7 @@ func (s *Sim) playRestart(a Action) {
 }
 
 func (s *Sim) playNextSave(a Action) {
-	s.disk(s.sled(a.A)).fate = saveFail + saveFate(a.B)%(saveFates-1)
+	s.disk(s.sled(a.A)).fate = saveFail + saveFate(a.B)%saveTorn // any but saveGood
 }
 
 func (s *Sim) playControllerSave(a Action) {

@@ -15,21 +15,25 @@ const minDelivered = 30
 
 // mustAlarm lists the alarms that a full run meets. Not among them, because no message can cause it while shares are
 // checked before they are combined: rack_secret_reconstruction_failed.
-var mustAlarm = []quorum.AlarmKind{
-	quorum.AlarmForgedPrepare, quorum.AlarmConflictingPrepare, quorum.AlarmUngrantedPrepare, quorum.AlarmUncertifiedCommit,
-	quorum.AlarmUnprovedExpunge, quorum.AlarmInvalidShare, quorum.AlarmMismatchedConfigurations, quorum.AlarmShareComputationFailed,
-	quorum.AlarmDecryptionFailed, quorum.AlarmCoordinationFailed, quorum.AlarmMixedPolynomial, quorum.AlarmUngrantedRequest,
+func mustAlarm() []quorum.AlarmKind {
+	return []quorum.AlarmKind{
+		quorum.AlarmForgedPrepare, quorum.AlarmConflictingPrepare, quorum.AlarmUngrantedPrepare, quorum.AlarmUncertifiedCommit,
+		quorum.AlarmUnprovedExpunge, quorum.AlarmInvalidShare, quorum.AlarmMismatchedConfigurations, quorum.AlarmShareComputationFailed,
+		quorum.AlarmDecryptionFailed, quorum.AlarmCoordinationFailed, quorum.AlarmMixedPolynomial, quorum.AlarmUngrantedRequest,
+	}
 }
 
 // mustSee lists reasons that a full run meets; the reference's test never meets most of them.
-var mustSee = []reason.Code{
-	quorum.CodeNotAvailable, quorum.CodeInvalidRackID, quorum.CodeShareInvalid, quorum.CodeNoCommitted, quorum.CodeNotCommitted,
-	quorum.CodeExpunged, quorum.CodeNotPrepared, quorum.CodeLastCommittedMismatch, quorum.CodePreparedEpochMismatch,
-	quorum.CodeConfigConflict, quorum.CodeStale, quorum.CodeNotMember, quorum.CodeNotCoordinator, quorum.CodeGrantMissing,
-	quorum.CodeGrantInvalid, quorum.CodeGrantMismatch, quorum.CodeCertificateInvalid, quorum.CodeProofMissing,
-	quorum.CodeInvalidConfiguration, quorum.CodeMalformed, quorum.CodeNoSuchShare, quorum.CodeShareNotNeeded, quorum.CodeUnexpected,
-	quorum.CodeOutdated, quorum.CodeCleared, quorum.CodeSharesAgree, quorum.CodeSharesDisagree, quorum.CodeSecretDamaged,
-	quorum.CodeNoLRTQShare, quorum.CodeUpgradeRequired,
+func mustSee() []reason.Code {
+	return []reason.Code{
+		quorum.CodeNotAvailable, quorum.CodeInvalidRackID, quorum.CodeShareInvalid, quorum.CodeNoCommitted, quorum.CodeNotCommitted,
+		quorum.CodeExpunged, quorum.CodeNotPrepared, quorum.CodeLastCommittedMismatch, quorum.CodePreparedEpochMismatch,
+		quorum.CodeConfigConflict, quorum.CodeStale, quorum.CodeNotMember, quorum.CodeNotCoordinator, quorum.CodeGrantMissing,
+		quorum.CodeGrantInvalid, quorum.CodeGrantMismatch, quorum.CodeCertificateInvalid, quorum.CodeProofMissing,
+		quorum.CodeInvalidConfiguration, quorum.CodeMalformed, quorum.CodeNoSuchShare, quorum.CodeShareNotNeeded, quorum.CodeUnexpected,
+		quorum.CodeOutdated, quorum.CodeCleared, quorum.CodeSharesAgree, quorum.CodeSharesDisagree, quorum.CodeSecretDamaged,
+		quorum.CodeNoLRTQShare, quorum.CodeUpgradeRequired,
+	}
 }
 
 // Holes lists what a full run has missed: faults that were not injected, invariants that were not checked under a fault,
@@ -51,17 +55,17 @@ func (t *Table) Holes() (out []string) {
 		hole("%d of %d actions delivered a message, want at least %d %%", t.delivered, t.actions, minDelivered)
 	}
 	t.often(hole)
-	for _, a := range mustAlarm {
+	for _, a := range mustAlarm() {
 		if t.alarms[a] == 0 {
 			hole("no alarm %s", a)
 		}
 	}
-	for _, c := range mustSee {
+	for _, c := range mustSee() {
 		if t.codes[c] == 0 {
 			hole("nothing was noted or refused with %s", c)
 		}
 	}
-	for _, k := range messageKinds {
+	for _, k := range messageKinds() {
 		if t.kinds[k] == 0 {
 			hole("no message %s", k)
 		}
@@ -102,7 +106,9 @@ func (t *Table) often(hole func(string, ...any)) {
 	}
 }
 
-var messageKinds = []quorum.Kind{
-	quorum.KindPrepare, quorum.KindPrepareAck, quorum.KindGetShare, quorum.KindShare, quorum.KindGetLRTQShare, quorum.KindLRTQShare,
-	quorum.KindExpunged, quorum.KindCommitAdvance, quorum.KindGrant, quorum.KindCommitProof, quorum.KindNoSuchShare,
+func messageKinds() []quorum.Kind {
+	return []quorum.Kind{
+		quorum.KindPrepare, quorum.KindPrepareAck, quorum.KindGetShare, quorum.KindShare, quorum.KindGetLRTQShare, quorum.KindLRTQShare,
+		quorum.KindExpunged, quorum.KindCommitAdvance, quorum.KindGrant, quorum.KindCommitProof, quorum.KindNoSuchShare,
+	}
 }

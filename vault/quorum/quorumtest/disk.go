@@ -23,7 +23,6 @@ const (
 	saveCrashBefore          // it dies before the write
 	saveCrashAfter           // it dies when all is written and nothing is sent
 	saveTorn                 // it dies in the write
-	saveFates
 )
 
 func (s *Sim) disk(sled *Sled) *disk { return &s.disks[sled.Index] }
@@ -41,6 +40,7 @@ func (s *Sim) save(sled *Sled, st quorum.State) error {
 	d.fate = saveGood
 	s.checkState(sled, &st, fate != saveFail && fate != saveCrashBefore && fate != saveTorn)
 	switch fate {
+	case saveGood:
 	case saveFail:
 		s.fault(FaultFailedSave)
 		return errInjected

@@ -131,7 +131,7 @@ func (s *Sim) someDecision(v uint32) *decision {
 }
 
 // inventions are what the liar makes up.
-var inventions = []string{
+var inventions = []string{ //nolint:gochecknoglobals // a table that nobody changes
 	"prepare", "granted prepare", "old grant", "foreign prepare", "commit", "borrowed certificate", "expunged", "useless proof", "forged proof",
 	"share", "share", "share", "ack", "false ack", "false ack", "question", "nothing", "older scheme", "true news", "wrong secrets", "impossible prepare", "stretched grant", "second prepare",
 }

@@ -46,7 +46,7 @@ const (
 	invariants
 )
 
-var invariantNames = [invariants]struct{ name, meaning string }{
+var invariantNames = [invariants]struct{ name, meaning string }{ //nolint:gochecknoglobals // a table that nobody changes
 	P1:     {"P1", "one configuration per epoch, everywhere"},
 	P2:     {"P2", "whoever acknowledged a prepare has stored it"},
 	P3:     {"P3", "whoever said \"committed\" has committed and is prepared"},
@@ -129,7 +129,7 @@ const (
 	faults
 )
 
-var faultNames = [faults]struct{ name, meaning string }{
+var faultNames = [faults]struct{ name, meaning string }{ //nolint:gochecknoglobals // a table that nobody changes
 	FaultCrash:                {"crash", "a sled's process dies between two steps"},
 	FaultCrashBeforeSave:      {"crash-before-save", "it dies when it is about to save"},
 	FaultCrashAfterSave:       {"crash-after-save", "it dies when it has saved and not sent yet"},

@@ -51,7 +51,7 @@ var planted = map[string]struct {
 		st.Expunged = nil
 		return st, false
 	}}, []Invariant{P6, XStart}},
-	"stores another share": {plant{save: func(s *Sim, sled *Sled, st quorum.State) (quorum.State, bool) {
+	"stores another share": {plant{save: func(_ *Sim, sled *Sled, st quorum.State) (quorum.State, bool) {
 		for e, sh := range st.Shares {
 			if _, had := sled.Disk.Shares[e]; !had {
 				st.Shares = maps.Clone(st.Shares)
@@ -81,7 +81,7 @@ var planted = map[string]struct {
 		}
 		return st, false
 	}}, []Invariant{X1, C3}},
-	"hands out the share of another member": {plant{send: func(s *Sim, _, _ *Sled, m quorum.Message) quorum.Message {
+	"hands out the share of another member": {plant{send: func(_ *Sim, _, _ *Sled, m quorum.Message) quorum.Message {
 		if k, ok := m.Kind.(quorum.Prepare); ok && m.RackID == RackID() {
 			k.Share.X = 1 + k.Share.X%byte(len(k.Config.Members))
 			m.Kind = k
@@ -96,7 +96,7 @@ var planted = map[string]struct {
 	}}, []Invariant{P19, P20, P21}},
 	"never tells a removed sled": {plant{send: func(_ *Sim, _, _ *Sled, m quorum.Message) quorum.Message {
 		if k, ok := m.Kind.(quorum.ExpungedNotice); ok {
-			m.Kind = quorum.NoSuchShare{Epoch: k.Epoch}
+			m.Kind = quorum.NoSuchShare(k)
 		}
 		return m
 	}}, []Invariant{P6, P22}},

@@ -196,4 +196,4 @@ func TestWatch(t *testing.T) {
 }
 
 func printEvent(e Event)                  { fmt.Println(e) }
-func printAction(i int, a Action, s *Sim) { fmt.Printf("after action %d: %s\n", i, a) }
+func printAction(i int, a Action, _ *Sim) { fmt.Printf("after action %d: %s\n", i, a) }

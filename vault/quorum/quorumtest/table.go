@@ -36,35 +36,37 @@ const (
 )
 
 // Verdicts is the table's data: which invariants a fault suspends, and why. The checker consults it whenever a check fails.
-var Verdicts = []Verdict{
-	{FaultLostSync, P2, SuspendedAt, whyRolledBack},
-	{FaultLostSync, P3, SuspendedAt, whyRolledBack},
-	{FaultLostSync, P9, SuspendedAt, whyRolledBack},
-	{FaultRollbackRefused, P2, SuspendedAt, whyRolledBack},
-	{FaultRollbackRefused, P3, SuspendedAt, whyRolledBack},
-	{FaultRollbackRefused, P9, SuspendedAt, whyRolledBack},
-	{FaultRollbackUnseen, P2, SuspendedAt, whyRolledBack},
-	{FaultRollbackUnseen, P3, SuspendedAt, whyRolledBack},
-	{FaultRollbackUnseen, P9, SuspendedAt, whyRolledBack},
-	{FaultLoss, P5, Suspended, whyGrantFirst},
-	{FaultReorder, P5, Suspended, whyGrantFirst},
-	{FaultFalseAck, P2, SuspendedAt, "it lies; a decision counts on K+Z acknowledgements because Z of them may be worth nothing"},
-	{FaultFalseAck, P9, SuspendedAt, "it has nothing to commit, and is sent the configuration instead"},
-	{FaultRogue, P1, SuspendedAt, whyTwoConfigs},
-	{FaultRogue, P9, Suspended, whyTwoConfigs},
-	{FaultRogue, C2, Suspended, whyTwoConfigs},
-	{FaultRogue, X5, Suspended, whyTwoConfigs},
-	{FaultRogue, P5, Suspended, "who finds the damage names whom it got it from, or nobody"},
-	{FaultRogue, P17, Suspended, "requests are answered: the secret is damaged"},
-	{FaultRogue, P18, Suspended, "a coordination on top of the damage ends"},
-	{FaultRogue, P6, Suspended, whyRogue},
-	{FaultRogue, P19, Suspended, whyRogue},
-	{FaultRogue, P20, Suspended, whyRogue},
-	{FaultRogue, P21, Suspended, whyRogue},
-	{FaultRogue, P22, Suspended, whyRogue},
-	{FaultRogue, X6, Suspended, whyRogue},
-	{FaultRogue, X8, Suspended, whyRogue},
-	{FaultOldJournal, C1, Suspended, "an epoch of which no sled has stored anything may be used again"},
+func Verdicts() []Verdict {
+	return []Verdict{
+		{FaultLostSync, P2, SuspendedAt, whyRolledBack},
+		{FaultLostSync, P3, SuspendedAt, whyRolledBack},
+		{FaultLostSync, P9, SuspendedAt, whyRolledBack},
+		{FaultRollbackRefused, P2, SuspendedAt, whyRolledBack},
+		{FaultRollbackRefused, P3, SuspendedAt, whyRolledBack},
+		{FaultRollbackRefused, P9, SuspendedAt, whyRolledBack},
+		{FaultRollbackUnseen, P2, SuspendedAt, whyRolledBack},
+		{FaultRollbackUnseen, P3, SuspendedAt, whyRolledBack},
+		{FaultRollbackUnseen, P9, SuspendedAt, whyRolledBack},
+		{FaultLoss, P5, Suspended, whyGrantFirst},
+		{FaultReorder, P5, Suspended, whyGrantFirst},
+		{FaultFalseAck, P2, SuspendedAt, "it lies; a decision counts on K+Z acknowledgements because Z of them may be worth nothing"},
+		{FaultFalseAck, P9, SuspendedAt, "it has nothing to commit, and is sent the configuration instead"},
+		{FaultRogue, P1, SuspendedAt, whyTwoConfigs},
+		{FaultRogue, P9, Suspended, whyTwoConfigs},
+		{FaultRogue, C2, Suspended, whyTwoConfigs},
+		{FaultRogue, X5, Suspended, whyTwoConfigs},
+		{FaultRogue, P5, Suspended, "who finds the damage names whom it got it from, or nobody"},
+		{FaultRogue, P17, Suspended, "requests are answered: the secret is damaged"},
+		{FaultRogue, P18, Suspended, "a coordination on top of the damage ends"},
+		{FaultRogue, P6, Suspended, whyRogue},
+		{FaultRogue, P19, Suspended, whyRogue},
+		{FaultRogue, P20, Suspended, whyRogue},
+		{FaultRogue, P21, Suspended, whyRogue},
+		{FaultRogue, P22, Suspended, whyRogue},
+		{FaultRogue, X6, Suspended, whyRogue},
+		{FaultRogue, X8, Suspended, whyRogue},
+		{FaultOldJournal, C1, Suspended, "an epoch of which no sled has stored anything may be used again"},
+	}
 }
 
 type cell struct {
@@ -72,15 +74,15 @@ type cell struct {
 	reason string
 }
 
-var verdicts = func() (t [faults][invariants]cell) {
-	for _, v := range Verdicts {
+var verdicts = func() (t [faults][invariants]cell) { //nolint:gochecknoglobals // made once, of Verdicts
+	for _, v := range Verdicts() {
 		t[v.Fault][v.Invariant] = cell{v.Scope, v.Reason}
 	}
 	return t
 }()
 
 // suspends lists, for each invariant, the faults that suspend it.
-var suspends = func() (t [invariants][]Fault) {
+var suspends = func() (t [invariants][]Fault) { //nolint:gochecknoglobals // made once, of verdicts
 	for f := range faults {
 		for i := range invariants {
 			if verdicts[f][i].scope != Holds {
@@ -177,7 +179,7 @@ func (t *Table) String() string {
 		}
 	}
 	b.WriteString("\nsuspended:")
-	for _, v := range Verdicts {
+	for _, v := range Verdicts() {
 		where := "at the sled"
 		if v.Scope == Suspended {
 			where = "everywhere"

@@ -34,13 +34,15 @@ type Traced struct {
 	forgot bool                                // a sled started from less than it had stored: outside the model
 }
 
-// outsideModel lists actions that the model does not know: disks and journals that go back in time, sleds that are
+// outsideModel reports whether the model does not know an action: disks and journals that go back in time, sleds that are
 // enrolled anew. A power cut may do the same; see [Traced.InsideModel].
-var outsideModel = []ActionKind{"rollback", "enrol-again", "swap", "ctl-old-journal"}
+func outsideModel(a Action) bool {
+	return slices.Contains([]ActionKind{"rollback", "enrol-again", "swap", "ctl-old-journal"}, a.Kind)
+}
 
 // TraceableActions takes out of a run what the model does not know.
 func TraceableActions(actions []Action) []Action {
-	return slices.DeleteFunc(slices.Clone(actions), func(a Action) bool { return slices.Contains(outsideModel, a.Kind) })
+	return slices.DeleteFunc(slices.Clone(actions), outsideModel)
 }
 
 // InsideModel reports whether a run has come to nothing that the model does not know: a sled that lost what it had stored,

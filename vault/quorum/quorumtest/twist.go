@@ -21,7 +21,7 @@ func (s *Sim) playTwist(a Action) {
 }
 
 // fields lists what can be altered in each kind of message. "rack" is the envelope's.
-var fields = map[quorum.Kind][]string{
+var fields = map[quorum.Kind][]string{ //nolint:gochecknoglobals // a table that nobody changes
 	quorum.KindPrepare: {
 		"rack", "config rack", "epoch", "coordinator", "threshold", "member out", "member twice", "own digest", "no secrets",
 		"short secrets", "share number", "share", "no config",
@@ -38,7 +38,7 @@ var fields = map[quorum.Kind][]string{
 	quorum.KindLRTQShare:     {"rack", "share number", "share", "short share"},
 }
 
-var twistKinds = slices.Sorted(maps.Keys(fields))
+var twistKinds = slices.Sorted(maps.Keys(fields)) //nolint:gochecknoglobals // made once, of fields
 
 // allLies names everything that the liar may do.
 func allLies() (out []string) {
