@@ -1,4 +1,6 @@
-//go:build linux
+//go:build linux && !race
+
+// The victims are processes of their own, in which no race detector would see anything.
 
 package ledger
 
@@ -123,10 +125,16 @@ func (p *prey) run(op string, n int) (found *saw, done bool) {
 		p.t.Fatalf("%s: the victim did not start: %s", op, complaint.String())
 	}
 	if n > 0 {
-		if _, err := ptrace.Attach(cmd.Process.Pid, p.killer(n), nil); err != nil {
+		tracer, err := ptrace.Attach(cmd.Process.Pid, p.killer(n), nil)
+		if err != nil {
 			_ = cmd.Process.Kill()
 			p.t.Fatal(err)
 		}
+		defer func() {
+			if _, err := tracer.Wait(); err != nil {
+				p.t.Errorf("%s: %v", op, err)
+			}
+		}()
 	}
 	if _, err := fmt.Fprintf(in, "%s\n", line); err != nil {
 		p.t.Fatal(err)

@@ -313,7 +313,8 @@ func (c *Controller) link(ctx context.Context, b ident.Baseboard) (*Sledlink, er
 		return nil, err
 	}
 	v, err := c.appraise(ctx, s, rec)
-	if reason.CodeOf(err) == api.CodeForbidden && c.handKeys(ctx, s, false) {
+	if reason.CodeOf(err) == api.CodeForbidden {
+		c.handKeys(ctx, s, false) // also if it takes none: a peer may have told it of the new key meanwhile
 		v, err = c.appraise(ctx, s, rec)
 	}
 	if err != nil {
