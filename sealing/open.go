@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 
 	"github.com/sledvault/sledvault/tpm"
 	"github.com/sledvault/sledvault/vault/ident"
@@ -55,17 +56,21 @@ func destroyAll(auths []secret.AuthValue) {
 }
 
 func (u *Unsealed) open(s *tpm.Session, srk tpm.Key, auths []secret.AuthValue, approvals []Approval) error {
-	// The registers need no session: they only say which approval to try, and the TPM compares them again.
-	state, err := s.QuotedPCRs(u.p.PCRs)
-	if err != nil {
-		return err
-	}
 	counter, err := s.ReadCounter(srk, u.v.counter)
 	if err != nil {
 		return reason.Wrap(err, CodeCounter, hintApproval, "sealing: read counter")
 	}
 	u.opened = counter
-	chosen, staged, err := choose(u.v, s, state, counter, approvals)
+	live, refusals := admitted(u.v, counter, approvals)
+	read := s.QuotedPCRs
+	if several(live) {
+		read = func(pcrs []int) (map[int][32]byte, error) { return s.ReadPCRs(srk, pcrs) }
+	}
+	state, err := read(u.p.PCRs)
+	if err != nil {
+		return err
+	}
+	chosen, staged, err := choose(live, refusals, state, read)
 	if err != nil {
 		return err
 	}
@@ -91,10 +96,8 @@ type approval struct {
 	policy []byte // what was signed
 }
 
-// choose finds the approval for the state of the moment; the highest sequence wins. It also returns the state of a staged
-// approval that is still to come, nil if there is none.
-func choose(v *verified, s *tpm.Session, state map[int][32]byte, counter uint64, approvals []Approval) (best *approval, staged map[int][32]byte, err error) {
-	var refusals []error
+// admitted sorts out the approvals that this sled signed and that the counter has not outlived.
+func admitted(v *verified, counter uint64, approvals []Approval) (live []*approval, refusals []error) {
 	for _, raw := range approvals {
 		info, err := DecodeApproval(raw)
 		if err != nil {
@@ -102,32 +105,48 @@ func choose(v *verified, s *tpm.Session, state map[int][32]byte, counter uint64,
 			continue
 		}
 		policy, err := info.check(v)
-		if err != nil {
+		switch {
+		case err != nil:
 			refusals = append(refusals, err)
-			continue
-		}
-		if info.Sequence < counter {
+		case info.Sequence < counter:
 			refusals = append(refusals, approvalError("outlived: have sequence %d, want at least the counter's %d", info.Sequence, counter))
-			continue
+		default:
+			live = append(live, &approval{info, policy})
 		}
-		same, have, err := fits(s, state, info.PCRs)
+	}
+	return live, refusals
+}
+
+// several reports whether more than one state is approved. The state at the opening is approved again with every save, so
+// it must be the one that runs. If there is only one, the TPM has compared it once the seal is open. If there are more,
+// whoever forges the registers on the bus and exchanges the approval, which crosses it without a session, would choose: so
+// the registers must be the TPM's own word then, which costs a session.
+func several(live []*approval) bool {
+	return slices.ContainsFunc(live, func(a *approval) bool { return !maps.Equal(a.info.PCRs, live[0].info.PCRs) })
+}
+
+// choose finds the approval for the state of the moment; the highest sequence wins. It also returns the state of a staged
+// approval that is still to come, nil if there is none.
+func choose(live []*approval, refusals []error, state map[int][32]byte, read registers) (best *approval, staged map[int][32]byte, err error) {
+	for _, a := range live {
+		same, have, err := fits(read, state, a.info.PCRs)
 		switch {
 		case err != nil:
 			return nil, nil, err
-		case same && (best == nil || info.Sequence > best.info.Sequence || (info.Sequence == best.info.Sequence && maps.Equal(info.PCRs, state))):
-			best = &approval{info, policy} // of equals, the one over the configured PCRs: so a new selection takes over
+		case same && (best == nil || a.info.Sequence > best.info.Sequence || (a.info.Sequence == best.info.Sequence && maps.Equal(a.info.PCRs, state))):
+			best = a // of equals, the one over the configured PCRs: so a new selection takes over
 		case same:
-		case info.Staged:
-			staged = info.PCRs
+		case a.info.Staged:
+			staged = a.info.PCRs
 		default:
-			refusals = append(refusals, reason.New(CodePCR, hintPCR, "sealing: platform state not approved: PCR %s changed", differing(have, info.PCRs)))
+			refusals = append(refusals, reason.New(CodePCR, hintPCR, "sealing: platform state not approved: PCR %s changed", differing(have, a.info.PCRs)))
 		}
 	}
 	if best != nil {
 		return best, staged, nil
 	}
 	if len(refusals) == 0 {
-		return nil, nil, approvalError("none for this state: have %d", len(approvals))
+		return nil, nil, approvalError("none for this state: have %d", len(live))
 	}
 	// The most telling one first: a changed PCR, if there is one.
 	for _, r := range refusals {
@@ -138,8 +157,11 @@ func choose(v *verified, s *tpm.Session, state map[int][32]byte, counter uint64,
 	return nil, nil, errors.Join(refusals...)
 }
 
+// registers is a way to read PCRs.
+type registers func(pcrs []int) (map[int][32]byte, error)
+
 // fits compares a platform state with an approved one, reading PCRs that the configuration no longer names.
-func fits(s *tpm.Session, state, want map[int][32]byte) (bool, map[int][32]byte, error) {
+func fits(read registers, state, want map[int][32]byte) (bool, map[int][32]byte, error) {
 	var missing []int
 	for n := range want {
 		if _, ok := state[n]; !ok {
@@ -147,7 +169,7 @@ func fits(s *tpm.Session, state, want map[int][32]byte) (bool, map[int][32]byte,
 		}
 	}
 	if len(missing) > 0 {
-		more, err := s.QuotedPCRs(missing)
+		more, err := read(missing)
 		if err != nil {
 			return false, nil, err
 		}
