@@ -56,7 +56,7 @@ sim: ## the seeded cluster simulation
 
 kill: ## SIGKILL before every system call of a save, a start, an enrolment, a rotation (half an hour)
 	RIG_REQUIRE=1 $(GO) test ./vault/ledger -run 'Killed(Between|While|With)' -timeout 30m -v -args -kill.every
-	RIG_REQUIRE=1 $(GO) test ./hwtest/sim/rack -run 'Killed(While|Command)' -timeout 60m -v -args -kill.step=1
+	RIG_REQUIRE=1 $(GO) test ./hwtest/sim/rack -run 'Killed(While|Command|Enrolment)' -timeout 60m -v -args -kill.step=1
 
 leak: ## timing leakage of the field arithmetic and of comparing, with positive controls
 	$(GO) test -tags leak -run 'Leak(Timing)?$$' -count=1 -p 1 -v ./vault/gfss ./vault/secret ./vault/lrtq

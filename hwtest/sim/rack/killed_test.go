@@ -5,6 +5,7 @@ package simrack_test
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
 
 	"github.com/sledvault/sledvault/hwtest/ptrace"
@@ -32,7 +34,7 @@ var killStep = flag.Int("kill.step", 61, "kill before every n-th system call")
 // so the tracing must be done elsewhere.
 type watch struct {
 	Pid  int
-	Dir  string   // calls that change something below it count, and steps of a TPM's counter
+	Dir  string   // calls that change something below it count, and commands that change what a TPM keeps
 	Skip []string // but not these files
 	N    int      // kill before the n-th; 0: never
 	// Print is a file for the calls that ledger.md §10 looks at, as strace writes them.
@@ -103,12 +105,21 @@ func (w watch) lasting(c ptrace.Call) bool {
 			return strings.HasPrefix(path, w.Dir)
 		}
 	case unix.SYS_WRITE:
-		if h := c.Memory(c.Args[1], 10); len(h) == 10 && string(h[:2]) == "\x80\x02" && string(h[6:]) == "\x00\x00\x01\x34" {
-			return true // TPM2_NV_Increment
+		if h := c.Memory(c.Args[1], 10); len(h) == 10 && binary.BigEndian.Uint16(h) == uint16(tpm2.TPMSTSessions) && keptByTPM(binary.BigEndian.Uint32(h[6:])) {
+			return true
 		}
 	}
 	to := c.FD(c.Args[0])
 	return strings.HasPrefix(to, w.Dir) && !slices.Contains(w.Skip, to)
+}
+
+// keptByTPM tells the commands that change what a TPM keeps without power.
+func keptByTPM(code uint32) bool {
+	switch tpm2.TPMCC(code) {
+	case tpm2.TPMCCNVIncrement, tpm2.TPMCCNVDefineSpace, tpm2.TPMCCNVUndefineSpace, tpm2.TPMCCNVWrite, tpm2.TPMCCEvictControl:
+		return true
+	}
+	return false
 }
 
 // tracer is a [watch] at work.
