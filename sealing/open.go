@@ -118,9 +118,10 @@ func admitted(v *verified, counter uint64, approvals []Approval) (live []*approv
 }
 
 // several reports whether more than one state is approved. The state at the opening is approved again with every save, so
-// it must be the one that runs. If there is only one, the TPM has compared it once the seal is open. If there are more,
-// whoever forges the registers on the bus and exchanges the approval, which crosses it without a session, would choose: so
-// the registers must be the TPM's own word then, which costs a session.
+// it must be the one that runs. Policy commands cross the bus without a session: who forges the registers there, and
+// exchanges the approval under way, would choose among the approved states. So the registers must be the TPM's own word
+// then, which costs a session. If there is only one, nobody on the bus has another to put in its place (sealing.md §8 on who
+// writes the disks as well).
 func several(live []*approval) bool {
 	return slices.ContainsFunc(live, func(a *approval) bool { return !maps.Equal(a.info.PCRs, live[0].info.PCRs) })
 }
