@@ -53,6 +53,16 @@ func TestPrune(t *testing.T) {
 	r.older(2, 3)
 	opens(t, r.sleds...)
 
+	r.addSled()
+	r.changed(add("sled-4"))
+	r.changed(remove("sled-1"))
+	for _, s := range r.sleds[1:3] {
+		s.rotatedTo(7)
+	}
+	if p, err = r.controller().PlanPrune(t.Context(), 7); err != nil || len(p.InUse) != 0 || len(p.Lost) != 1 {
+		t.Errorf("plan with a removed sled: %+v, %v", p, err)
+	}
+
 	r.sleds[2].stop()
 	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()

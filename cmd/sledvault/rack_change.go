@@ -106,8 +106,10 @@ func (a *app) prune(ctx context.Context, ctl *controller.Controller, keep ident.
 	if dry {
 		return a.print(p, func(w io.Writer) { writePruning(w, p) })
 	}
-	if !yes && len(p.Dropped) > 0 {
+	if len(p.Dropped) > 0 {
 		writePruning(a.err, p)
+	}
+	if !yes && len(p.Dropped) > 0 {
 		if err := a.typed("cannot be undone", "drop"); err != nil {
 			return err
 		}
@@ -124,6 +126,9 @@ func writePruning(w io.Writer, p *controller.Pruning) {
 	_, _ = fmt.Fprintln(w, "a disk that was last unlocked in one of them, and is not in the rack now, can never be opened again")
 	for _, d := range p.InUse {
 		_, _ = fmt.Fprintf(w, "still needed: disk %s of sled %s is at epoch %d\n", d.Disk, d.Sled, d.Epoch)
+	}
+	for _, d := range p.Lost {
+		_, _ = fmt.Fprintf(w, "lost: disk %s of the removed sled %s is at epoch %d\n", d.Disk, d.Sled, d.Epoch)
 	}
 }
 

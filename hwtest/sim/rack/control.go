@@ -26,23 +26,29 @@ type Manifest struct {
 
 // ManifestSled is one sled of a [Manifest].
 type ManifestSled struct {
-	Name      string          `json:"name"`
-	Baseboard ident.Baseboard `json:"baseboard"`
-	Pid       int             `json:"pid"` // of the daemon when the manifest was made; the control socket tells the present one
-	Start     []string        `json:"start"`
-	Config    string          `json:"config"`
-	State     [2]string       `json:"state"`
-	Log       string          `json:"log"`
-	Trace     string          `json:"trace"` // the file of [log] trace_marker
-	API       string          `json:"api"`
-	Peer      string          `json:"peer"`
-	Underlay  string          `json:"underlay"`
-	SP        string          `json:"sp"`
-	SPInject  string          `json:"sp_inject"` // what is written there reaches the daemon as line noise
-	TPM       string          `json:"tpm"`
-	TPMDir    string          `json:"tpm_dir"`
-	TPMLog    string          `json:"tpm_log"`
-	Disks     []ManifestDisk  `json:"disks"`
+	Name      string         `json:"name"`
+	Baseboard ManifestBoard  `json:"baseboard"`
+	Pid       int            `json:"pid"` // of the daemon when the manifest was made; the control socket tells the present one
+	Start     []string       `json:"start"`
+	Config    string         `json:"config"`
+	State     [2]string      `json:"state"`
+	Log       string         `json:"log"`
+	Trace     string         `json:"trace"` // the file of [log] trace_marker
+	API       string         `json:"api"`
+	Peer      string         `json:"peer"`
+	Underlay  string         `json:"underlay"`
+	SP        string         `json:"sp"`
+	SPInject  string         `json:"sp_inject"` // what is written there reaches the daemon as line noise
+	TPM       string         `json:"tpm"`
+	TPMDir    string         `json:"tpm_dir"`
+	TPMLog    string         `json:"tpm_log"`
+	Disks     []ManifestDisk `json:"disks"`
+}
+
+// ManifestBoard is a baseboard whose parts a script can take as they are.
+type ManifestBoard struct {
+	Part   string `json:"part"`
+	Serial string `json:"serial"`
 }
 
 // ManifestDisk is one disk of a [ManifestSled].
@@ -69,7 +75,7 @@ func (r *Rack) Manifest(ctx context.Context) (Manifest, error) {
 
 func (s *Sled) manifest() ManifestSled {
 	v := ManifestSled{
-		Name: s.Name, Baseboard: s.Board, Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log, Trace: s.Trace,
+		Name: s.Name, Baseboard: ManifestBoard(s.Board), Pid: s.Pid(), Start: s.Argv(), Config: s.Config, State: s.State, Log: s.Log, Trace: s.Trace,
 		API: s.API, Peer: s.Peer, Underlay: s.Underlay, SP: s.sp.Path(), SPInject: s.sp.InjectPath(),
 		TPM: s.TPMSocket, TPMDir: s.TPMDir, TPMLog: s.TPMLog,
 	}

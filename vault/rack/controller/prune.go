@@ -16,7 +16,8 @@ const CodeSecretInUse reason.Code = "rack-secret-in-use"
 type Pruning struct {
 	KeepFrom ident.Epoch   `json:"keep_from"`
 	Dropped  []ident.Epoch `json:"dropped"` // committed epochs whose secret goes; a disk last unlocked in one of them opens no more
-	InUse    []OldDisk     `json:"in_use"`  // disks of the rack that need one of them
+	InUse    []OldDisk     `json:"in_use"`  // disks of members that need one of them
+	Lost     []OldDisk     `json:"lost"`    // disks of sleds that were removed, which need one of them: nothing opens them any more
 }
 
 // OldDisk is a disk whose key belongs to an older epoch.
@@ -65,7 +66,7 @@ func (r *run) planPrune(ctx context.Context, keepFrom ident.Epoch) (*Pruning, er
 	if base == nil {
 		return nil, reason.New(rack.CodeUninitialised, "initialise the rack: sledvault rack init", "rack: nothing is committed yet")
 	}
-	out := &Pruning{KeepFrom: keepFrom, Dropped: []ident.Epoch{}, InUse: []OldDisk{}}
+	out := &Pruning{KeepFrom: keepFrom, Dropped: []ident.Epoch{}, InUse: []OldDisk{}, Lost: []OldDisk{}}
 	epochs := map[ident.Epoch]bool{}
 	for _, rep := range r.c.Sleds(ctx) {
 		switch {
@@ -79,9 +80,14 @@ func (r *run) planPrune(ctx context.Context, keepFrom ident.Epoch) (*Pruning, er
 			epochs[e] = true
 		}
 		for _, d := range rep.Status.Disks {
-			if d.Epoch != 0 && d.Epoch < keepFrom {
-				out.InUse = append(out.InUse, OldDisk{rep.Sled.Label(), d.ID, d.Epoch})
+			if d.Epoch == 0 || d.Epoch >= keepFrom {
+				continue
 			}
+			list := &out.Lost
+			if slices.Contains(base.Members, rep.Sled.Baseboard()) {
+				list = &out.InUse
+			}
+			*list = append(*list, OldDisk{rep.Sled.Label(), d.ID, d.Epoch})
 		}
 	}
 	for e := range epochs {
