@@ -3,6 +3,7 @@ package rot_test
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"testing"
 
@@ -28,9 +29,7 @@ func TestOneEncoding(t *testing.T) {
 	}
 	with := func(key int, raw []byte) []byte {
 		c := map[int]cbor.RawMessage{}
-		for k, v := range m {
-			c[k] = v
-		}
+		maps.Copy(c, m)
 		if c[key] = raw; raw == nil {
 			delete(c, key)
 		}

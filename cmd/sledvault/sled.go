@@ -413,10 +413,8 @@ func connected(s api.Status, m ident.Baseboard) string {
 	if s.Baseboard != nil && *s.Baseboard == m {
 		return " (this sled)"
 	}
-	for _, p := range s.Quorum.ConnectedPeers {
-		if p == m {
-			return " connected"
-		}
+	if slices.Contains(s.Quorum.ConnectedPeers, m) {
+		return " connected"
 	}
 	return " not connected"
 }

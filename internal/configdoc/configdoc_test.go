@@ -20,8 +20,7 @@ const example = "../../packaging/sledvaultd.toml"
 
 // keysOf lists the keys that the daemon reads, as "table.key".
 func keysOf(t reflect.Type, prefix string, out map[string]reflect.Type) {
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name := prefix + f.Tag.Get("toml")
 		inner := f.Type
 		if inner.Kind() == reflect.Slice {

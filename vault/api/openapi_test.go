@@ -247,8 +247,7 @@ func (s *schemas) structure(t reflect.Type) {
 	props, required := object{}, []string{}
 	out := object{"type": "object", "description": s.doc(t.Name()), "additionalProperties": false, "properties": props}
 	s.out[t.Name()] = out
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name == "" || name == "-" {
 			panic(t.String() + "." + f.Name + " has no JSON name")

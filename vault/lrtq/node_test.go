@@ -69,11 +69,11 @@ func TestRunOfTheReference(t *testing.T) {
 	run := func() {
 		for len(c.queue) > 0 {
 			f, fx := c.deliver()
-			l := line(f)
+			l := []string{line(f)}
 			for _, n := range fx.Notes {
 				for text, code := range results {
 					if n.Code == code && (code != CodeLoaded || len(fx.Replies) > 0) {
-						l += " " + text
+						l = append(l, text)
 					}
 				}
 			}
@@ -82,7 +82,7 @@ func TestRunOfTheReference(t *testing.T) {
 					secrets = append(secrets, raw(t, r.Secret))
 				}
 			}
-			got = append(got, l)
+			got = append(got, strings.Join(l, " "))
 		}
 	}
 	c.do(c.sled("1"), InitRack{Call: 1, RackID: rackID(), Members: []Board{pc("0"), pc("1"), pc("2")}})

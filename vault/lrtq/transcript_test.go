@@ -98,7 +98,7 @@ func number32(d *datadriven.TestData, key string) (n int) {
 
 func (s *story) several(t *testing.T, d *datadriven.TestData, key string) (out []*sled) {
 	t.Helper()
-	for _, n := range strings.Split(arg(d, key), ",") {
+	for n := range strings.SplitSeq(arg(d, key), ",") {
 		if s.sled(n) == nil {
 			d.Fatalf(t, "no sled %q", n)
 		}

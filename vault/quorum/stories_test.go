@@ -32,7 +32,7 @@ func TestStories(t *testing.T) {
 	stories, all := readStories(t)
 	listed, shown := map[string]bool{}, map[string]bool{}
 	row := regexp.MustCompile(`^\| §([0-9.]+)(?: row ([0-9]+)(?:–([0-9]+))?)?: [^|]+ \| ([^|]+) \|$`)
-	for _, line := range strings.Split(table, "\n") {
+	for line := range strings.SplitSeq(table, "\n") {
 		m := row.FindStringSubmatch(line)
 		if m == nil {
 			if strings.HasPrefix(line, "| §") {

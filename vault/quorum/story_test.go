@@ -164,7 +164,7 @@ func (s *story) olderSecrets(t *testing.T, d *datadriven.TestData) keys.OldSecre
 		return nil
 	}
 	out := keys.OldSecrets{}
-	for _, n := range strings.Split(text, ",") {
+	for n := range strings.SplitSeq(text, ",") {
 		var e ident.Epoch
 		_, err := fmt.Sscan(n, &e)
 		ok(t, err)

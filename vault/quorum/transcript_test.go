@@ -155,7 +155,7 @@ func (s *story) at(t *testing.T, d *datadriven.TestData, key string) *quorumtest
 
 func (s *story) several(t *testing.T, d *datadriven.TestData, key string) (out []*quorumtest.Sled) {
 	t.Helper()
-	for _, n := range strings.Split(s.arg(d, key, ""), ",") {
+	for n := range strings.SplitSeq(s.arg(d, key, ""), ",") {
 		if s.Sled(n) == nil {
 			d.Fatalf(t, "no sled %q", n)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strconv"
 
@@ -74,9 +75,7 @@ func (m *metadata) reduced(slots []int) ([]byte, error) {
 		names = append(names, name)
 	}
 	digest := object{}
-	for k, v := range m.digest {
-		digest[k] = v
-	}
+	maps.Copy(digest, m.digest)
 	digest["keyslots"] = names
 	config := object{
 		"json_size":     strconv.FormatUint(m.jsonSize, 10),

@@ -130,15 +130,16 @@ func (c *CoordinatingView) String() string {
 	if c.Op.OldEpoch != 0 {
 		text += fmt.Sprintf(" of epoch %d", c.Op.OldEpoch)
 	}
+	parts := []string{text}
 	for _, l := range []struct {
 		name string
 		ids  *[]ident.Baseboard
 	}{{"have", c.Op.Collected}, {"acknowledged", c.Op.Acks}, {"pending", c.Op.Pending}} {
 		if l.ids != nil {
-			text += ", " + l.name + " " + names(*l.ids)
+			parts = append(parts, l.name+" "+names(*l.ids))
 		}
 	}
-	return text
+	return strings.Join(parts, ", ")
 }
 
 // lines is a node in words, what says nothing left out.
