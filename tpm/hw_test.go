@@ -18,6 +18,7 @@ func TestContractDevice(t *testing.T) {
 		t.Skip("SLEDVAULT_TPM names no device")
 	}
 	tpmtest.Run(t, func(tb testing.TB) *tpm.TPM {
+		tb.Helper()
 		dut, err := tpm.Open(tb.Context(), tpm.Config{Device: device})
 		if err != nil {
 			tb.Fatal(err)

@@ -15,6 +15,7 @@ import (
 // can be only one at a time, and a second open blocks without a word.
 func TestContractSimulator(t *testing.T) {
 	tpmtest.Run(t, func(tb testing.TB) *tpm.TPM {
+		tb.Helper()
 		sim, err := simulator.OpenSimulator()
 		if err != nil {
 			tb.Fatal(err)

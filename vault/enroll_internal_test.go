@@ -1,6 +1,9 @@
 package vault
 
 import (
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +24,8 @@ func TestBeginAfterSet(t *testing.T) {
 		_, err := d.EnrollBegin(t.Context(), &api.Conn{Remote: "late"}, enroll.BeginRequest{Nonce: make([]byte, 32)})
 		refused <- err
 	}()
-	time.Sleep(50 * time.Millisecond) // for the call to get where it waits; a slower one tests less, and does not fail
+	for tick := time.NewTicker(time.Millisecond); len(refused) == 0 && !waitsForLock("EnrollBegin"); <-tick.C {
+	}
 	d.mu.Lock()
 	d.state = api.StateClaimed
 	d.mu.Unlock()
@@ -32,4 +36,13 @@ func TestBeginAfterSet(t *testing.T) {
 	if d.claim.conn != nil {
 		t.Error("an enrolment is under way")
 	}
+}
+
+// waitsForLock reports whether a goroutine of this process waits for a mutex in a function.
+func waitsForLock(name string) bool {
+	b := make([]byte, 4<<20)
+	stacks := strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n")
+	return slices.ContainsFunc(stacks, func(s string) bool {
+		return strings.Contains(s, "[sync.Mutex.Lock") && strings.Contains(s, name)
+	})
 }
