@@ -65,7 +65,9 @@ func TestKilledEnrolment(t *testing.T) {
 // enrollAgain runs the command until it goes through.
 func enrollAgain(t *testing.T, r *simrack.Rack, s *simrack.Sled) error {
 	t.Helper()
-	for until := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for until := time.Now().Add(30 * time.Second); ; <-again.C {
 		_, err := r.Run(t.Context(), "rack", "enroll", "--rack", r.File, "--again", s.Name)
 		if ce, ok := errors.AsType[*simrack.CommandError](err); !ok || ce.Code != exitRetry || time.Now().After(until) {
 			return err
