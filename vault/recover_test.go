@@ -13,6 +13,7 @@ import (
 
 	"github.com/sledvault/sledvault/hwtest/sim/firmware"
 	"github.com/sledvault/sledvault/rot/enroll"
+	"github.com/sledvault/sledvault/vault"
 	"github.com/sledvault/sledvault/vault/api"
 	"github.com/sledvault/sledvault/vault/api/client"
 	"github.com/sledvault/sledvault/vault/ident"
@@ -20,6 +21,7 @@ import (
 	"github.com/sledvault/sledvault/vault/rack/controller"
 	"github.com/sledvault/sledvault/vault/reason"
 	"github.com/sledvault/sledvault/vault/secret"
+	"github.com/sledvault/sledvault/vault/wire"
 )
 
 func (r *testRack) path(name string) string { return filepath.Join(r.dir, "rack", name) }
@@ -262,4 +264,28 @@ func TestRevoke(t *testing.T) {
 		wantCode(t, "revoked generation", err, api.CodeForbidden)
 	}
 	r.rotate()
+}
+
+// TestSetWhileStarting: a sled that knows its set, but has not opened its seal yet, takes another set later: it says so, and
+// does not take the caller for one who has yet to prove something.
+func TestSetWhileStarting(t *testing.T) {
+	t.Parallel()
+	r := unlockedRack(t, 3)
+	s := r.sleds[0]
+	opening, answered := make(chan struct{}), make(chan struct{})
+	s.restart(func(o vault.Options) vault.Options {
+		return vault.WithLedger(o, func(l wire.LedgerState) wire.LedgerState {
+			close(opening)
+			<-answered
+			return l
+		})
+	})
+	defer close(answered)
+	<-opening
+	envelope, err := os.ReadFile(r.path("enrolment.cbor"))
+	must(t, err)
+	_, err = r.session(s, r.key("membership.key"), 1).EnrollSet(t.Context(), envelope)
+	if reason.CodeOf(err) != api.CodeNotStarted || reason.RemedyOf(err) != reason.Retry {
+		t.Errorf("a set for a starting sled: %v", err)
+	}
 }

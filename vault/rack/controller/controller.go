@@ -314,8 +314,9 @@ func (c *Controller) link(ctx context.Context, b ident.Baseboard) (*Sledlink, er
 	}
 	v, err := c.appraise(ctx, s, rec)
 	if reason.CodeOf(err) == api.CodeForbidden {
-		c.handKeys(ctx, s, false) // also if it takes none: a peer may have told it of the new key meanwhile
-		v, err = c.appraise(ctx, s, rec)
+		if err = c.handKeys(ctx, s, false); err == nil { // also if it took none: a peer may have told it of the new key meanwhile
+			v, err = c.appraise(ctx, s, rec)
+		}
 	}
 	if err != nil {
 		_ = s.Close()

@@ -183,8 +183,10 @@ func (c *Controller) examine(ctx context.Context, s Sled, o again) (cand *candid
 		return nil, st.State, nil
 	}
 	rec, err := c.activate(ctx, ses, s)
-	if reason.CodeOf(err) == api.CodeForbidden && st.State == api.StateLostSeal && c.handKeys(ctx, ses, true) { // it missed a change of keys
-		rec, err = c.activate(ctx, ses, s)
+	if reason.CodeOf(err) == api.CodeForbidden && st.State == api.StateLostSeal { // it missed a change of keys
+		if err = c.handKeys(ctx, ses, true); err == nil {
+			rec, err = c.activate(ctx, ses, s)
+		}
 	}
 	if err == nil {
 		err = c.samePolicy(&rec, o)

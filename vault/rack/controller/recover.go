@@ -265,20 +265,20 @@ func (c *Controller) sets(prefix string) (out []*enroll.Set) {
 }
 
 // handKeys gives a sled that refuses this controller's certificate the sets that changed a key while it was away; one that
-// lost its seal may have lost the sets before them as well. They prove themselves, so nobody need be trusted with them. It
-// reports whether the sled took one.
-func (c *Controller) handKeys(ctx context.Context, s *client.Session, lost bool) (taken bool) {
+// lost its seal may have lost the sets before them as well. They prove themselves, so nobody need be trusted with them. An
+// error says that the sled may take them later: it is still starting.
+func (c *Controller) handKeys(ctx context.Context, s *client.Session, lost bool) error {
 	sets := c.sets(keySet)
 	if lost {
 		sets = append(sets, c.sets(oldSet)...)
 		slices.SortStableFunc(sets, func(a, b *enroll.Set) int { return cmp.Compare(a.Generation, b.Generation) })
 	}
 	for _, set := range sets {
-		if _, err := s.EnrollSet(ctx, set.Encode()); err == nil {
-			taken = true
+		if _, err := s.EnrollSet(ctx, set.Encode()); err != nil && reason.RemedyOf(err) == reason.Retry {
+			return err
 		}
 	}
-	return taken
+	return nil
 }
 
 // renew makes a client certificate of the set's generation.
