@@ -2,6 +2,7 @@ package vault_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sledvault/sledvault/hwtest/sim/firmware"
+	"github.com/sledvault/sledvault/internal/rig"
 	"github.com/sledvault/sledvault/rot/enroll"
 	"github.com/sledvault/sledvault/vault"
 	"github.com/sledvault/sledvault/vault/ident"
@@ -210,7 +212,7 @@ func TestLRTQServed(t *testing.T) {
 	for range r.sleds {
 		ln, err := net.Listen("tcp", "[::1]:0")
 		if err != nil {
-			t.Skipf("no IPv6 here: %v", err)
+			rig.Lack(t, fmt.Sprintf("no IPv6 on the loopback: %v", err))
 		}
 		peers = append(peers, ln.Addr().String())
 		must(t, ln.Close())

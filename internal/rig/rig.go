@@ -33,9 +33,15 @@ func Need(tb testing.TB, tools ...string) {
 		if _, err := Path(tool); err == nil {
 			continue
 		}
-		if os.Getenv(Require) == "1" {
-			tb.Fatalf("%s is needed and absent; %s", tool, Hint)
-		}
-		tb.Skipf("%s is absent; %s", tool, Hint)
+		Lack(tb, tool+" is needed and absent; "+Hint)
 	}
+}
+
+// Lack skips the test for want of something, or fails it where [Require] is 1.
+func Lack(tb testing.TB, what string) {
+	tb.Helper()
+	if os.Getenv(Require) == "1" {
+		tb.Fatal(what)
+	}
+	tb.Skip(what)
 }

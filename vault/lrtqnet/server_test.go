@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sledvault/sledvault/internal/rig"
 	"github.com/sledvault/sledvault/vault/ident"
 	"github.com/sledvault/sledvault/vault/lrtq"
 	"github.com/sledvault/sledvault/vault/lrtqnet"
@@ -62,7 +63,7 @@ func free(t testing.TB, n int) (out []netip.AddrPort) {
 	for len(out) < n {
 		ln, err := net.Listen("tcp", "[::1]:0")
 		if err != nil {
-			t.Skipf("no IPv6 here: %v", err)
+			rig.Lack(t, fmt.Sprintf("no IPv6 on the loopback: %v", err))
 		}
 		held = append(held, ln)
 		a := netip.MustParseAddrPort(ln.Addr().String())
