@@ -67,19 +67,6 @@ func errDisagree(c *Configuration) error {
 		c.Epoch, c.Coordinator)
 }
 
-// ownShareOnly begins a collection of the latest committed epoch.
-func (n *Node) ownShareOnly() (*collection, error) {
-	c := n.known.committed
-	i, _ := c.Index(n.id)
-	own, err := n.st.Shares[c.Epoch].Clone(n.alloc)
-	if err != nil {
-		return nil, exhausted(err)
-	}
-	col := newCollection(c)
-	col.shares[i], col.have = own, 1
-	return col, nil
-}
-
 // reachable counts the members that can give a share at once, this node included.
 func (n *Node) reachable(c *Configuration) int {
 	count := 1

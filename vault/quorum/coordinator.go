@@ -111,17 +111,6 @@ func (n *Node) newCoordinator(req validReconfigure) (*coordinator, error) {
 	return c, err
 }
 
-// seed begins a collection with the own share.
-func (c *collection) seed(n *Node, own gfss.Share) error {
-	i, _ := c.config.Index(n.id)
-	own, err := own.Clone(n.alloc)
-	if err != nil {
-		return err
-	}
-	c.shares[i], c.have = own, 1
-	return nil
-}
-
 // endCoordination wipes the coordination under way, if any.
 func (n *Node) endCoordination(why string) {
 	if n.coord == nil {

@@ -22,6 +22,26 @@ func newCollection(c *Configuration) *collection {
 	return &collection{config: c, shares: make([]gfss.Share, len(c.Members))}
 }
 
+// seed begins a collection with the own share.
+func (c *collection) seed(n *Node, own gfss.Share) error {
+	i, _ := c.config.Index(n.id)
+	own, err := own.Clone(n.alloc)
+	if err != nil {
+		return err
+	}
+	c.shares[i], c.have = own, 1
+	return nil
+}
+
+// ownShareOnly begins a collection of the latest committed epoch.
+func (n *Node) ownShareOnly() (*collection, error) {
+	c := newCollection(n.known.committed)
+	if err := c.seed(n, n.st.Shares[c.config.Epoch]); err != nil {
+		return nil, exhausted(err)
+	}
+	return c, nil
+}
+
 // add takes a copy of a member's share after checking it. It reports whether the share was new.
 func (c *collection) add(n *Node, from ident.Baseboard, s gfss.Share) (bool, error) {
 	i, ok := c.config.Index(from)

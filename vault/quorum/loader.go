@@ -100,14 +100,10 @@ func (n *Node) answer(w waiter) error {
 // startCollecting begins with the own share of the latest committed epoch, takes over shares that were collected for
 // another purpose, and asks the others.
 func (n *Node) startCollecting(seed *collection) error {
-	c := n.known.committed
-	i, _ := c.Index(n.id)
-	col := newCollection(c)
-	own, err := n.st.Shares[c.Epoch].Clone(n.alloc)
+	col, err := n.ownShareOnly()
 	if err != nil {
-		return exhausted(err)
+		return err
 	}
-	col.shares[i], col.have = own, 1
 	if seed != nil {
 		for j, s := range seed.shares { // of others: the own share was not among them
 			if !s.Y.IsEmpty() {
@@ -119,7 +115,7 @@ func (n *Node) startCollecting(seed *collection) error {
 	}
 	n.loader.stopCollecting()
 	n.loader.collector = col
-	n.note(CodeCollecting, ident.Baseboard{}, c.Epoch, "", "")
+	n.note(CodeCollecting, ident.Baseboard{}, col.config.Epoch, "", "")
 	if col.enough() {
 		n.rebuild()
 		return nil
